@@ -1,0 +1,48 @@
+# Every target makes what it needs on first use and is quick after. `make demo` is the one to start with.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check compat bench notebooks figures clean
+
+demo: $(VENV)/.installed
+	$(BIN)/lofit-lens demo
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -q tests/unit/test_rooms.py
+
+# The model contract once more on the oldest supported TransformerLens, which still has HookedTransformer.
+compat: .venv-tl3/.installed
+	.venv-tl3/bin/python -m pytest tests/contract
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m pytest -s tests/benchmarks -o python_files='bench_*.py'
+
+figures: $(VENV)/.installed
+	$(BIN)/python figures/render.py
+
+notebooks: $(VENV)/.installed
+	$(BIN)/python -m pytest --nbmake notebooks
+
+clean:
+	rm -rf .venv .venv-tl3
+
+# torch goes in first and exactly pinned: a CPU build found on disk or in a wheel house is taken, and nothing replaces it.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv-tl3/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-tl3
+	sed 's/^transformer-lens==.*/transformer-lens==3.9.0/' constraints.txt > .venv-tl3/constraints.txt
+	.venv-tl3/bin/pip install --quiet --disable-pip-version-check --constraint .venv-tl3/constraints.txt torch
+	.venv-tl3/bin/pip install --quiet --disable-pip-version-check --constraint .venv-tl3/constraints.txt --editable '.[dev]'
+	touch $@

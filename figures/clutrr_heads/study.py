@@ -1,0 +1,86 @@
+"""Which 27 heads should carry the offsets for CLUTRR? LoFiT's choice, random heads, and choices spread over the layers.
+
+SmolLM2-135M-Instruct (dequantised), float32; 300 training stories (data seed 42); step 1 with learning rate 1e-2, l1 1e-3,
+5 epochs, batch 8; step 2 at 5e-2 unless the cell says otherwise. Each cell writes one JSON file beside this script and is
+skipped when that file exists, so the study can be stopped and started at any time. About ten minutes a cell on two cores.
+
+    python figures/clutrr_heads/study.py            # run what is missing
+"""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import lofit_lens as ll
+from lofit_lens.files import write_text_atomically
+
+RESULTS = Path(__file__).parent / "results"
+K = 27
+BASE = ll.methods.LoFiT(k=K, scale_lr=1e-2, l1=1e-3, offset_lr=5e-2)
+VALIDATION = 200
+
+
+def scores_of(model, task, seed: int) -> ll.HeadScores:
+    path = RESULTS / f"scores-seed{seed}.json"
+    if not path.exists():
+        scores, losses = BASE.select(model, task, seed=seed)
+        write_text_atomically(path, json.dumps({"scores": scores.values.tolist(), "losses": losses}))
+    return ll.HeadScores(torch.tensor(json.loads(path.read_text())["scores"]))
+
+
+def one_per_layer(scores: ll.HeadScores, k: int) -> tuple[ll.Head, ...]:
+    """The best head of each layer, and of those the best k."""
+    best = [next(head for head in scores.rank() if head.layer == layer) for layer in range(scores.values.shape[0])]
+    return tuple(sorted(best, key=lambda head: -scores[head])[:k])
+
+
+def random_one_per_layer(model, k: int, seed: int) -> tuple[ll.Head, ...]:
+    """A random head of each of k random layers: the control for `one_per_layer`."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    layers = torch.randperm(model.cfg.n_layers, generator=generator)[:k].tolist()
+    return tuple(ll.Head(layer, int(torch.randint(model.cfg.n_heads, (1,), generator=generator))) for layer in sorted(layers))
+
+
+def heads_of(model, task, choice: str, seed: int) -> tuple[ll.Head, ...]:
+    if choice == "random":
+        return ll.random_heads(K, ll.check_model(model).all_heads, seed=seed)
+    if choice == "random-one-per-layer":
+        return random_one_per_layer(model, K, seed)
+    scores = scores_of(model, task, seed)
+    return one_per_layer(scores, K) if choice == "one-per-layer" else scores.top(K)
+
+
+def run_cell(model, task, choice: str, seed: int, offset_lr: float) -> None:
+    path = RESULTS / f"{choice}-lr{offset_lr:g}-seed{seed}.json"
+    if path.exists():
+        return
+    heads = heads_of(model, task, choice, seed)
+    fit = replace(BASE, heads=heads, offset_lr=offset_lr).fit(model, task, seed=seed)
+    outcome = {
+        "choice": choice,
+        "seed": seed,
+        "offset_lr": offset_lr,
+        "heads": [head.label for head in heads],
+        "losses": fit.losses["offset"],
+        "val": ll.evaluate(model, task, fit.intervention, split="val").to_json(),
+        "test": ll.evaluate(model, task, fit.intervention, split="test").to_json(),
+    }
+    write_text_atomically(path, json.dumps(outcome))
+    logging.info("%s: val %.3f, test %.3f", path.stem, outcome["val"]["value"], outcome["test"]["value"])
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    RESULTS.mkdir(exist_ok=True)
+    model = ll.load_model("smollm2-135m-instruct")
+    task = ll.tasks.CLUTRR(seed=42, n_val=VALIDATION)
+    for seed in range(3):
+        for choice in ("lofit", "random", "one-per-layer"):
+            run_cell(model, task, choice, seed, BASE.offset_lr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Find the few attention heads that learn a task (LoFiT), and look at them, on TransformerLens."""
+
+from lofit_lens import methods, tasks
+from lofit_lens.evaluation import Evaluation, evaluate
+from lofit_lens.generation import generate
+from lofit_lens.heads import Head, HeadScores, random_heads
+from lofit_lens.interventions import HeadIntervention, Intervention, attached
+from lofit_lens.methods import Fit
+from lofit_lens.models import check_model, load_model, tiny_model
+from lofit_lens.scoring import answer_logprobs
+
+__all__ = [
+    "Evaluation",
+    "Fit",
+    "Head",
+    "HeadIntervention",
+    "HeadScores",
+    "Intervention",
+    "answer_logprobs",
+    "attached",
+    "check_model",
+    "evaluate",
+    "generate",
+    "load_model",
+    "methods",
+    "random_heads",
+    "tasks",
+    "tiny_model",
+]

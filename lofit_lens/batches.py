@@ -1,0 +1,157 @@
+"""From text to token tensors: the only place that tokenises and pads.
+
+Prompt and answer are tokenised apart and joined, so it is always exact which tokens are answer tokens. (The published code
+slices template ids by hand, `[2:]` for one tokenizer and `[1:]` for another.)
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from lofit_lens.lens import LensModel, model_device
+
+#: Padded tokens that go through the model at once when nothing else is asked for.
+TOKEN_BUDGET = 2048
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One prompt and one answer, as token ids."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded sequences, with the places where their answers are predicted.
+
+    Answer token `i` belongs to sequence `rows[i]` and is predicted by the logits at position `columns[i]`.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    attention_mask: Int[Tensor, "batch pos"]
+    rows: Int[Tensor, "answer_token"]
+    columns: Int[Tensor, "answer_token"]
+    targets: Int[Tensor, "answer_token"]
+
+
+def encode_prompt(model: LensModel, prompt: str) -> tuple[int, ...]:
+    """Token ids of a prompt, with one BOS in front where the model is used with one (`cfg.default_prepend_bos`).
+
+    Raises:
+        ValueError: no token at all.
+    """
+    tokenizer = model.tokenizer
+    ids = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    bos = tokenizer.bos_token_id
+    if model.cfg.default_prepend_bos and bos is not None and ids[:1] != [bos]:
+        ids.insert(0, bos)
+    if not ids:
+        raise ValueError(f"the prompt {prompt!r} tokenises to nothing; a prompt needs at least one token")
+    return tuple(ids)
+
+
+def encode_answer(model: LensModel, answer: str, *, eos: bool) -> tuple[int, ...]:
+    """Token ids of an answer, with the end-of-sequence token behind it if `eos` and the tokenizer has one.
+
+    Raises:
+        ValueError: no token at all.
+    """
+    ids = list(model.tokenizer(answer, add_special_tokens=False)["input_ids"])
+    if not ids:
+        raise ValueError(f"the answer {answer!r} tokenises to nothing; an answer needs at least one token")
+    if eos and model.tokenizer.eos_token_id is not None:
+        ids.append(model.tokenizer.eos_token_id)
+    return tuple(ids)
+
+
+def encode(
+    model: LensModel, prompts: Sequence[str], answers: Sequence[str], *, eos: bool, room_for: int = 0
+) -> list[TokenSequence]:
+    """Tokenise prompt-answer pairs.
+
+    Args:
+        model: whose tokenizer and context length count.
+        prompts: as many as answers.
+        answers: joined to their prompts as they stand.
+        eos: whether answers end with the end-of-sequence token.
+        room_for: tokens that will be generated behind the prompt.
+
+    Raises:
+        ValueError: a pair is longer than the model's context, or has an empty side.
+    """
+    if len(prompts) != len(answers):
+        raise ValueError(f"got {len(prompts)} prompts and {len(answers)} answers; wanted as many of each")
+    sequences = [
+        TokenSequence(encode_prompt(model, prompt), encode_answer(model, answer, eos=eos))
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    n_ctx = model.cfg.n_ctx
+    for i, sequence in enumerate(sequences):
+        needed = max(len(sequence), len(sequence.prompt) + room_for)
+        if needed > n_ctx:
+            raise ValueError(
+                f"example {i} needs {needed} tokens, the model's context has {n_ctx}: {prompts[i][:60]!r}...; "
+                "shorten the prompt or leave the example out"
+            )
+    return sequences
+
+
+def pad_id(model: LensModel) -> int:
+    """Some valid id to fill with; it is masked, so which one does not matter."""
+    tokenizer = model.tokenizer
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+
+
+def collate(model: LensModel, sequences: Sequence[TokenSequence]) -> Batch:
+    """Right-pad sequences into one batch on the model's device."""
+    width = max(len(sequence) for sequence in sequences)
+    tokens = torch.full((len(sequences), width), pad_id(model))
+    mask = torch.zeros_like(tokens)
+    rows, columns, targets = [], [], []
+    for row, sequence in enumerate(sequences):
+        tokens[row, : len(sequence)] = torch.tensor(sequence.prompt + sequence.answer)
+        mask[row, : len(sequence)] = 1
+        rows += [row] * len(sequence.answer)
+        columns += range(len(sequence.prompt) - 1, len(sequence) - 1)
+        targets += sequence.answer
+    device = model_device(model)
+    as_tensor = lambda values: torch.tensor(values, dtype=torch.long, device=device)  # noqa: E731
+    return Batch(tokens.to(device), mask.to(device), as_tensor(rows), as_tensor(columns), as_tensor(targets))
+
+
+def left_padded(
+    model: LensModel, prompts: Sequence[tuple[int, ...]]
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    """Left-padded prompts and their attention mask, for generation."""
+    width = max(len(prompt) for prompt in prompts)
+    tokens = torch.full((len(prompts), width), pad_id(model))
+    mask = torch.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+        tokens[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    device = model_device(model)
+    return tokens.to(device), mask.to(device)
+
+
+def by_length(lengths: Iterable[int], token_budget: int = TOKEN_BUDGET) -> Iterator[list[int]]:
+    """Group indices of sequences of like length, so that a padded group has at most `token_budget` tokens.
+
+    A sequence longer than the budget gets a group of its own. Longest first: what does not fit in memory fails at once.
+    """
+    lengths = list(lengths)
+    group: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if group and (len(group) + 1) * lengths[group[0]] > token_budget:
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group

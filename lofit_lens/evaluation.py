@@ -1,0 +1,193 @@
+"""Evaluate a model on a task: exact match of generated answers, or multiple choice by likelihood.
+
+Exact match is what greedy generation would score, for less: where every gold token, the end-of-sequence token included, is
+the model's arg-max behind the gold tokens before it, greedy generation must produce exactly the gold answer, so one
+teacher-forced pass decides; all other answers are generated.
+
+Multiple choice (TruthfulQA, Lin et al. 2022; ITI's scorer), with S(a) = log P(a | prompt) summed over tokens, the gold answer
+g, right answers R (g among them) and wrong answers W:
+
+    MC1 = 1 if S(g) > max over W of S, else 0
+    MC2 = sum over R of exp S / (sum over R of exp S + sum over W of exp S)
+    MC3 = share of R that S puts above every member of W
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from scipy import stats
+
+from lofit_lens.batches import TOKEN_BUDGET, by_length, collate, encode
+from lofit_lens.generation import generate_encoded, generated_text
+from lofit_lens.interventions import Intervention, attached
+from lofit_lens.lens import LensModel
+from lofit_lens.models import check_model
+from lofit_lens.progress import progress
+from lofit_lens.scoring import answer_logits, sequence_logprobs
+from lofit_lens.tasks.base import Example, Split, Task, non_empty
+
+CONFIDENCE = 0.95
+BOOTSTRAP_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A metric on one split, with every example's outcome, so that methods can be compared pair by pair.
+
+    Args:
+        task: the task's name.
+        split: which examples.
+        metric: the task's own metric.
+        scores: for each metric, every example's score in [0, 1], in the split's order.
+        texts: generated answers (the gold one where teacher forcing decided); empty in multiple choice.
+        generated: how many answers had to be generated.
+    """
+
+    task: str
+    split: Split
+    metric: str
+    scores: Mapping[str, tuple[float, ...]]
+    texts: tuple[str, ...] = ()
+    generated: int = 0
+
+    @property
+    def n(self) -> int:
+        return len(self.scores[self.metric])
+
+    @property
+    def value(self) -> float:
+        """Mean of the task's metric over examples, in [0, 1]."""
+        return self.mean(self.metric)
+
+    def mean(self, metric: str) -> float:
+        scores = self.scores[metric]
+        return sum(scores) / len(scores)
+
+    def interval(self, metric: str | None = None) -> tuple[float, float]:
+        """95 % interval of the mean: Wilson's where scores are 0 or 1, else a BCa bootstrap over examples (seeded)."""
+        scores = self.scores[metric or self.metric]
+        if set(scores) <= {0.0, 1.0}:
+            successes = stats.binomtest(int(sum(scores)), len(scores))
+            low, high = successes.proportion_ci(CONFIDENCE, method="wilson")
+            return float(low), float(high)
+        if len(set(scores)) == 1:
+            return scores[0], scores[0]
+        resampled = stats.bootstrap(
+            (scores,), _mean, confidence_level=CONFIDENCE, n_resamples=BOOTSTRAP_RESAMPLES, rng=0, method="BCa"
+        )
+        low, high = resampled.confidence_interval
+        return float(low), float(high)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per example: its score in each metric, and the answer's text if there is one."""
+        columns: dict[str, Sequence[Any]] = dict(self.scores)
+        if self.texts:
+            columns["text"] = self.texts
+        return pd.DataFrame(columns)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain JSON values; `Evaluation.from_json` reads it back."""
+        return {
+            "task": self.task,
+            "split": self.split,
+            "metric": self.metric,
+            "value": self.value,
+            "n": self.n,
+            "interval": list(self.interval()),
+            "scores": {name: list(scores) for name, scores in self.scores.items()},
+            "texts": list(self.texts),
+            "generated": self.generated,
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Evaluation":
+        scores = {name: tuple(values) for name, values in stored["scores"].items()}
+        return cls(stored["task"], stored["split"], stored["metric"], scores, tuple(stored["texts"]), stored["generated"])
+
+    def __str__(self) -> str:
+        low, high = self.interval()
+        return f"{self.task} {self.metric} {self.value:.3f} [{low:.3f}, {high:.3f}] (n = {self.n}, {self.split})"
+
+
+def _mean(values: Any, axis: int = -1) -> Any:
+    return values.mean(axis=axis)
+
+
+def evaluate(
+    model: LensModel,
+    task: Task,
+    intervention: Intervention | None = None,
+    *,
+    split: Split = "test",
+    token_budget: int = TOKEN_BUDGET,
+) -> Evaluation:
+    """Score a model, under an edit, on a split of a task by the task's own metric.
+
+    Args:
+        model: a TransformerBridge or HookedTransformer with raw weights.
+        task: says which metric.
+        intervention: edit to apply, or None for the base model.
+        split: which examples.
+        token_budget: padded tokens that go through the model at once.
+
+    Raises:
+        ValueError: an empty split, or an example that cannot be tokenised; before anything is run.
+    """
+    check_model(model)
+    examples = non_empty(task.splits[split], task, split)
+    with attached(model, intervention):
+        if task.metric == "mc1":
+            return _multiple_choice(model, task, examples, split, token_budget)
+        return _exact_match(model, task, examples, split, token_budget)
+
+
+def _exact_match(model: LensModel, task: Task, examples: tuple[Example, ...], split: Split, token_budget: int) -> Evaluation:
+    sequences = encode(
+        model, [e.prompt for e in examples], [e.answer for e in examples], eos=True, room_for=task.max_new_tokens
+    )
+    texts: list[str | None] = [None] * len(examples)
+    bar = progress(None, f"{task.name}: teacher forcing", total=len(examples))
+    for group in by_length(map(len, sequences), token_budget):
+        batch = collate(model, [sequences[i] for i in group])
+        with torch.no_grad():
+            logits = answer_logits(model, batch)
+        missed = set(batch.rows[(logits.argmax(-1) != batch.targets.to(logits.device)).to(batch.rows.device)].tolist())
+        for row, i in enumerate(group):
+            if row not in missed and len(sequences[i].answer) <= task.max_new_tokens:
+                texts[i] = generated_text(model, sequences[i].answer, task.stop)
+        bar.update(len(group))
+    bar.close()
+    undecided = [i for i, text in enumerate(texts) if text is None]
+    generated = generate_encoded(
+        model,
+        [sequences[i].prompt for i in undecided],
+        max_new_tokens=task.max_new_tokens,
+        stop=task.stop,
+        token_budget=token_budget,
+    )
+    for i, text in zip(undecided, generated, strict=True):
+        texts[i] = text
+    answers = tuple(text or "" for text in texts)
+    scores = tuple(float(task.is_correct(text, example)) for text, example in zip(answers, examples, strict=True))
+    return Evaluation(task.name, split, task.metric, {task.metric: scores}, answers, len(undecided))
+
+
+def _multiple_choice(
+    model: LensModel, task: Task, examples: tuple[Example, ...], split: Split, token_budget: int
+) -> Evaluation:
+    for i, example in enumerate(examples):
+        if not example.rejected:
+            raise ValueError(f"{split} example {i} of {task.name!r} has no wrong answers; multiple choice needs at least one")
+    choices = [(e.prompt, answer) for e in examples for answer in (*e.right_answers, *e.rejected)]
+    sequences = encode(model, [prompt for prompt, _ in choices], [answer for _, answer in choices], eos=False)
+    scores = sequence_logprobs(model, sequences, token_budget=token_budget, description=f"{task.name}: choices").double()
+    by_metric: dict[str, list[float]] = {"mc1": [], "mc2": [], "mc3": []}
+    for example, own in zip(examples, scores.split([len(e.right_answers) + len(e.rejected) for e in examples]), strict=True):
+        right, wrong = own[: len(example.right_answers)], own[len(example.right_answers) :]
+        by_metric["mc1"].append(float(right[0] > wrong.max()))
+        by_metric["mc2"].append((right.logsumexp(0) - own.logsumexp(0)).exp().item())
+        by_metric["mc3"].append((right > wrong.max()).double().mean().item())
+    return Evaluation(task.name, split, task.metric, {name: tuple(values) for name, values in by_metric.items()})

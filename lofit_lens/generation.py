@@ -1,0 +1,144 @@
+"""Greedy generation under whatever edit is attached: batched, left-padded, with a KV cache where the model has one."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lofit_lens import lens
+from lofit_lens.batches import TOKEN_BUDGET, TokenSequence, by_length, collate, encode_prompt, left_padded
+from lofit_lens.interventions import Intervention, attached
+from lofit_lens.lens import LensModel
+from lofit_lens.models import check_model
+from lofit_lens.progress import progress
+from lofit_lens.scoring import answer_logits
+
+
+def generated_text(model: LensModel, ids: Sequence[int], stop: Sequence[str]) -> str:
+    """The text of generated tokens, up to the end-of-sequence token and the first stop string."""
+    eos = model.tokenizer.eos_token_id
+    ids = list(ids)
+    if eos in ids:
+        ids = ids[: ids.index(eos)]
+    text = model.tokenizer.decode(ids, skip_special_tokens=True)
+    cuts = [text.find(mark) for mark in stop if mark in text]
+    return text[: min(cuts)] if cuts else text
+
+
+def generate(
+    model: LensModel,
+    prompts: Sequence[str],
+    intervention: Intervention | None = None,
+    *,
+    max_new_tokens: int = 16,
+    stop: Sequence[str] = (),
+    token_budget: int = TOKEN_BUDGET,
+) -> list[str]:
+    """Continue each prompt greedily, and return the new text without its end-of-sequence token and stop string.
+
+    The edit applies at every position: at the prompt's when it is read, at each new token's when that is read. An answer
+    does not depend on which prompts share its batch (rounding apart, which can only matter where two tokens tie).
+
+    Args:
+        model: a TransformerBridge or HookedTransformer with raw weights.
+        prompts: the texts to continue.
+        intervention: edit to apply, or None for the base model.
+        max_new_tokens: the most that is generated.
+        stop: strings at which an answer ends.
+        token_budget: padded tokens that go through the model at once.
+
+    Raises:
+        ValueError: the model, the intervention or a prompt cannot be used; before anything is run.
+    """
+    n_ctx = check_model(model).n_ctx
+    encoded = [encode_prompt(model, prompt) for prompt in prompts]
+    for i, ids in enumerate(encoded):
+        if len(ids) + max_new_tokens > n_ctx:
+            raise ValueError(
+                f"prompt {i} has {len(ids)} tokens and {max_new_tokens} may follow; the model's context has {n_ctx}: "
+                f"{prompts[i][:60]!r}..."
+            )
+    with attached(model, intervention):
+        return generate_encoded(model, encoded, max_new_tokens=max_new_tokens, stop=stop, token_budget=token_budget)
+
+
+@torch.no_grad()
+def generate_encoded(
+    model: LensModel,
+    prompts: Sequence[tuple[int, ...]],
+    *,
+    max_new_tokens: int,
+    stop: Sequence[str],
+    token_budget: int = TOKEN_BUDGET,
+) -> list[str]:
+    """`generate` for prompts that are token ids already, under whatever is attached."""
+    texts = [""] * len(prompts)
+    next_tokens = _with_cache if lens.has_kv_cache(model) else _without_cache
+    bar = progress(None, "generate", total=len(prompts))
+    for group in by_length((len(prompt) + max_new_tokens for prompt in prompts), token_budget):
+        answers = next_tokens(model, [prompts[i] for i in group], max_new_tokens, stop)
+        for i, answer in zip(group, answers, strict=True):
+            texts[i] = generated_text(model, answer, stop)
+        bar.update(len(group))
+    bar.close()
+    return texts
+
+
+def _is_finished(model: LensModel, ids: list[int], stop: Sequence[str]) -> bool:
+    if ids and ids[-1] == model.tokenizer.eos_token_id:
+        return True
+    return bool(stop) and any(mark in model.tokenizer.decode(ids) for mark in stop)
+
+
+def _last_position_only(model: LensModel):
+    return model.hooks(fwd_hooks=[(lens.unembed_input_hook(model), lambda value, hook: value[:, -1:])])
+
+
+def _with_cache(
+    model: LensModel, prompts: Sequence[tuple[int, ...]], max_new_tokens: int, stop: Sequence[str]
+) -> list[list[int]]:
+    tokens, mask = left_padded(model, prompts)
+    answers: list[list[int]] = [[] for _ in prompts]
+    finished = [False] * len(prompts)
+    cache = None
+    for _ in range(max_new_tokens):
+        with _last_position_only(model):
+            logits, cache = lens.forward_with_cache(model, tokens, mask, cache)
+        tokens = _extend(model, answers, finished, logits[:, -1], stop)
+        if all(finished):
+            break
+        tokens = tokens.unsqueeze(-1).to(mask.device)
+        mask = torch.cat([mask, torch.ones_like(tokens)], dim=-1)
+    return answers
+
+
+def _without_cache(
+    model: LensModel, prompts: Sequence[tuple[int, ...]], max_new_tokens: int, stop: Sequence[str]
+) -> list[list[int]]:
+    """The plain way: a full right-padded pass for every new token."""
+    answers: list[list[int]] = [[] for _ in prompts]
+    finished = [False] * len(prompts)
+    for _ in range(max_new_tokens):
+        # The answer token is a stand-in: a batch marks the position that predicts it.
+        so_far = [TokenSequence((*prompt, *answer), (0,)) for prompt, answer in zip(prompts, answers, strict=True)]
+        _extend(model, answers, finished, answer_logits(model, collate(model, so_far)), stop)
+        if all(finished):
+            break
+    return answers
+
+
+def _extend(
+    model: LensModel,
+    answers: list[list[int]],
+    finished: list[bool],
+    logits: Float[Tensor, "batch d_vocab"],
+    stop: Sequence[str],
+) -> Int[Tensor, "batch"]:
+    """Append each unfinished answer's most likely token; returns the tokens of all rows, finished ones included."""
+    chosen = logits.argmax(-1)
+    for row, token in enumerate(chosen.tolist()):
+        if not finished[row]:
+            answers[row].append(token)
+            finished[row] = _is_finished(model, answers[row], stop)
+    return chosen

@@ -1,0 +1,266 @@
+"""Edits of a running model: what they are, and the one way to attach them.
+
+LoFiT's edit (paper section 3, equation 3; published code `models/modeling_llama.py`) of head `h` in layer `l`, at every
+token position, padding included, before W_O:
+
+    z[l, h]  <-  (1 + scale[l, h]) * z[l, h] + offset[l, h]
+
+Vectors are float32 whatever the model is, and the arithmetic is done in float32 too, then cast back: in bfloat16 a scale of
+0.001 would vanish in `1 + scale`. With zero vectors the result is the model's own, bit for bit.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from lofit_lens import adapters, lens
+from lofit_lens.heads import Head, HeadScores, checked_heads
+from lofit_lens.lens import LensModel
+from lofit_lens.models import check_model, fingerprint
+
+FwdHook = tuple[str, Callable[..., Tensor]]
+
+
+class Intervention(Protocol):
+    """Anything that edits a running model by forward hooks."""
+
+    def fwd_hooks(self, model: LensModel) -> list[FwdHook]:
+        """The hooks to attach, as TransformerLens takes them: (hook point name, function of the activation)."""
+        ...
+
+
+@contextmanager
+def attached(model: LensModel, intervention: Intervention | None) -> Iterator[LensModel]:
+    """Run the model inside this block with the edit at work; afterwards it is the base model again, bit for bit.
+
+    Args:
+        model: a TransformerBridge or HookedTransformer; its own methods (`generate`, `run_with_cache`) see the edit too.
+        intervention: None attaches nothing.
+
+    Raises:
+        ValueError: the edit does not fit the model.
+    """
+    if intervention is None:
+        yield model
+        return
+    with model.hooks(fwd_hooks=intervention.fwd_hooks(model)):
+        yield model
+
+
+@dataclass(frozen=True, eq=False)
+class HeadIntervention:
+    """A scale and an offset vector for each of `k` heads.
+
+    Args:
+        heads: the edited heads; row `i` of the vectors belongs to `heads[i]`.
+        scale: added to 1 before it multiplies `z`; None means zeros.
+        offset: added to `z`, in units of `z`; None means zeros.
+        made_by: how it came about, kept in the adapter's files (method, task, seeds, settings).
+        head_scores: the selection scores of `heads`, if it was made by a selection.
+    """
+
+    heads: tuple[Head, ...]
+    scale: Float[Tensor, "k d_head"] | None = None
+    offset: Float[Tensor, "k d_head"] | None = None
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+    head_scores: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", tuple(Head(*head) for head in self.heads))
+        for name in ("scale", "offset"):
+            vectors = getattr(self, name)
+            if vectors is not None and (vectors.ndim != 2 or vectors.shape[0] != len(self.heads)):
+                raise ValueError(
+                    f"{name} has shape {tuple(vectors.shape)}; wanted [{len(self.heads)}, d_head], a row for each head"
+                )
+        if self.scale is None and self.offset is None:
+            raise ValueError("an intervention needs a scale or an offset; for no edit at all, pass None instead of it")
+        if self.scale is not None and self.offset is not None and self.scale.shape != self.offset.shape:
+            raise ValueError(f"scale is {tuple(self.scale.shape)} and offset {tuple(self.offset.shape)}; wanted one shape")
+
+    @property
+    def d_head(self) -> int:
+        vectors = self.scale if self.scale is not None else self.offset
+        assert vectors is not None
+        return vectors.shape[1]
+
+    def fwd_hooks(self, model: LensModel) -> list[FwdHook]:
+        """One hook for every layer that has an edited head.
+
+        Raises:
+            ValueError: a head or d_head that the model does not have.
+        """
+        info = check_model(model)
+        checked_heads(self.heads, info.n_layers, info.n_heads)
+        for head in self.heads:
+            if head.layer not in info.attention_layers:
+                raise ValueError(f"layer {head.layer} of {head.label} has no attention; layers with: {info.attention_layers}")
+        if self.d_head != info.d_head:
+            raise ValueError(f"the vectors have d_head = {self.d_head}, the model's heads {info.d_head}; fit it on this model")
+        return [(lens.z_hook(layer), self._edit_of(layer, info.n_heads)) for layer in sorted({h.layer for h in self.heads})]
+
+    def _edit_of(self, layer: int, n_heads: int) -> Callable[..., Tensor]:
+        rows = [i for i, head in enumerate(self.heads) if head.layer == layer]
+        indices = [self.heads[i].index for i in rows]
+        scale, offset = (None if v is None else _spread(v[rows], indices, n_heads) for v in (self.scale, self.offset))
+
+        def edit(z: Float[Tensor, "batch pos head d_head"], hook: Any) -> Float[Tensor, "batch pos head d_head"]:
+            edited = z.to(torch.promote_types(z.dtype, torch.float32))
+            if scale is not None:
+                edited = edited * (1 + scale.to(z.device))
+            if offset is not None:
+                edited = edited + offset.to(z.device)
+            return edited.to(z.dtype)
+
+        return edit
+
+    def residual_bias(self, model: LensModel) -> Float[Tensor, "layer d_model"]:
+        """What the offsets add to each layer's attention output: `sum_h offset[l, h] @ W_O[l, h]`, in float32."""
+        info = check_model(model)
+        bias = torch.zeros(info.n_layers, info.d_model, device=lens.model_device(model))
+        if self.offset is None:
+            return bias
+        for i, head in enumerate(self.heads):
+            W_O = lens.head_output_weights(model, head.layer)[head.index].float()
+            bias[head.layer] += einsum(self.offset[i].to(W_O.device), W_O, "d_head, d_head d_model -> d_model").to(bias.device)
+        return bias
+
+    def restrict(self, heads: Iterable[tuple[int, int]]) -> "HeadIntervention":
+        """The same edit at some of its heads only.
+
+        Raises:
+            ValueError: a head that it does not edit.
+        """
+        wanted = tuple(Head(*head) for head in heads)
+        missing = [head.label for head in wanted if head not in self.heads]
+        if missing or not wanted:
+            raise ValueError(f"cannot restrict to {missing or 'no heads'}; edited are {[h.label for h in self.heads]}")
+        rows = [self.heads.index(head) for head in wanted]
+        return replace(
+            self,
+            heads=wanted,
+            scale=None if self.scale is None else self.scale[rows],
+            offset=None if self.offset is None else self.offset[rows],
+            head_scores=None if self.head_scores is None else tuple(self.head_scores[i] for i in rows),
+        )
+
+    def __mul__(self, strength: float) -> "HeadIntervention":
+        """Both vectors times a number: the edit at another strength; 0 is the base model."""
+        return replace(
+            self,
+            scale=None if self.scale is None else strength * self.scale,
+            offset=None if self.offset is None else strength * self.offset,
+            made_by={"strength": strength, "of": dict(self.made_by)},
+        )
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "HeadIntervention":
+        return -1.0 * self
+
+    def __add__(self, other: "HeadIntervention") -> "HeadIntervention":
+        """Vectors of heads that both edit add up; heads that one of them edits keep its vectors.
+
+        Raises:
+            ValueError: of another d_head.
+        """
+        if self.d_head != other.d_head:
+            raise ValueError(f"cannot add interventions with d_head = {self.d_head} and {other.d_head}")
+        heads = tuple(dict.fromkeys((*self.heads, *other.heads)))
+
+        def total(name: str) -> Tensor | None:
+            if getattr(self, name) is None and getattr(other, name) is None:
+                return None
+            summed = torch.zeros(len(heads), self.d_head)
+            for part in (self, other):
+                vectors = getattr(part, name)
+                if vectors is not None:
+                    summed[[heads.index(head) for head in part.heads]] += vectors.detach().cpu().float()
+            return summed
+
+        made_by = {"sum_of": [dict(self.made_by), dict(other.made_by)]}
+        return HeadIntervention(heads, scale=total("scale"), offset=total("offset"), made_by=made_by)
+
+    def __sub__(self, other: "HeadIntervention") -> "HeadIntervention":
+        return self + (-other)
+
+    def save(self, folder: str | Path, model: LensModel, *, overwrite: bool = False) -> Path:
+        """Write an adapter folder: `lofit_config.json`, `lofit_vectors.safetensors`, and a card. See `adapters`.
+
+        Raises:
+            FileExistsError: the folder exists, and `overwrite` is not set.
+            OSError: it cannot be written; nothing is left half-written.
+        """
+        info = check_model(model)
+        config = {
+            "base_model": {
+                "name": getattr(model.cfg, "model_name", "unknown"),
+                "fingerprint": fingerprint(model),
+                "n_layers": info.n_layers,
+                "n_heads": info.n_heads,
+                "d_head": info.d_head,
+            },
+            "hook_point": lens.z_hook(0).replace(".0.", ".{layer}."),
+            "numerics": "raw weights",
+            "heads": [list(head) for head in self.heads],
+            "head_scores": None if self.head_scores is None else list(self.head_scores),
+            "made_by": dict(self.made_by),
+        }
+        vectors = {name: getattr(self, name) for name in ("scale", "offset") if getattr(self, name) is not None}
+        return adapters.write_adapter(Path(folder), config, vectors, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, folder: str | Path, model: LensModel | None = None) -> "HeadIntervention":
+        """Read an adapter folder back.
+
+        Args:
+            folder: what `save` wrote.
+            model: the model it is meant for: an adapter of another base model is refused. None skips that check.
+
+        Raises:
+            FileNotFoundError: no adapter there.
+            ValueError: truncated, foreign, of an unknown schema, or of another base model.
+        """
+        config, vectors = adapters.read_adapter(Path(folder))
+        base = config["base_model"]
+        if model is not None and fingerprint(model) != base["fingerprint"]:
+            raise ValueError(
+                f"the adapter in {folder} was made for {base['name']!r} (fingerprint {base['fingerprint']}), this model is "
+                f"{getattr(model.cfg, 'model_name', 'unknown')!r} ({fingerprint(model)}); load that model, or pass "
+                "model=None to read the vectors without the check"
+            )
+        scores = config["head_scores"]
+        return cls(
+            heads=tuple(Head(*head) for head in config["heads"]),
+            scale=vectors.get("scale"),
+            offset=vectors.get("offset"),
+            made_by=config["made_by"],
+            head_scores=None if scores is None else tuple(scores),
+        )
+
+
+def _spread(vectors: Float[Tensor, "n d_head"], indices: list[int], n_heads: int) -> Float[Tensor, "head d_head"]:
+    """The vectors at their heads' places, zeros at the others; differentiable in the vectors."""
+    return vectors.new_zeros(n_heads, vectors.shape[1]).index_copy(0, torch.tensor(indices, device=vectors.device), vectors)
+
+
+def zero_intervention(heads: Iterable[tuple[int, int]], d_head: int) -> HeadIntervention:
+    """Zero scale and offset at some heads: exactly the base model."""
+    heads = tuple(Head(*head) for head in heads)
+    return HeadIntervention(heads, scale=torch.zeros(len(heads), d_head), offset=torch.zeros(len(heads), d_head))
+
+
+def scores_from_norms(
+    vectors: Float[Tensor, "k d_head"], heads: tuple[Head, ...], n_layers: int, n_heads: int, **described: Any
+) -> HeadScores:
+    """The L2 norm of every head's vector (paper section 3, S = ||A||; published code `lofit_trainer.py`); NaN elsewhere."""
+    values = torch.full((n_layers, n_heads), float("nan"))
+    values[[h.layer for h in heads], [h.index for h in heads]] = vectors.detach().float().norm(dim=-1).cpu()
+    return HeadScores(values, **described)

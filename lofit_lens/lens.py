@@ -1,0 +1,137 @@
+"""The part of a TransformerLens model that this library stands on, and the few places where its two model classes differ.
+
+`TransformerBridge` (TransformerLens 3.9 and 4) and `HookedTransformer` (3.9) have the same hook points and the same
+`hooks()`, but not the same unembedding hooks, blocks and KV caches. What differs is here, in small functions, so that
+everything above is written once. A model is never subclassed and never changed: `bypassed` puts back what it replaces.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class LensModel(Protocol):
+    """What a model must have. Both TransformerLens classes do."""
+
+    cfg: Any
+    tokenizer: Any
+
+    def hooks(self, fwd_hooks: list[Any] = ..., bwd_hooks: list[Any] = ...) -> AbstractContextManager[Any]: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def __getattr__(self, name: str) -> Any:
+        """Blocks, components and weights, which the Bridge looks up by name."""
+        ...
+
+
+def is_bridge(model: LensModel) -> bool:
+    """Whether the model is a TransformerBridge, which wraps a Hugging Face model."""
+    return hasattr(model, "original_model")
+
+
+def z_hook(layer: int) -> str:
+    """Name of the hook point of the heads' outputs before W_O, `[batch, pos, head, d_head]`."""
+    return f"blocks.{layer}.attn.hook_z"
+
+
+def resid_pre_hook(layer: int) -> str:
+    """Name of the hook point of the residual stream that enters a block, `[batch, pos, d_model]`."""
+    return f"blocks.{layer}.hook_resid_pre"
+
+
+def unembed_input_hook(model: LensModel) -> str:
+    """Name of the last hook point before the unembedding where positions are still independent of each other.
+
+    A hook there that returns only some positions makes the unembedding pay for those alone.
+    """
+    return "unembed.hook_in" if is_bridge(model) else "ln_final.hook_normalized"
+
+
+def head_output_weights(model: LensModel, layer: int) -> Float[Tensor, "head d_head d_model"]:
+    """W_O of one layer, each head's map from `z` into the residual stream."""
+    return model.blocks[layer].attn.W_O.detach()
+
+
+def plain_forward(
+    model: LensModel, tokens: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """The logits of one pass over right-padded tokens, without filling a KV cache that nobody reads."""
+    keywords = {"use_cache": False} if is_bridge(model) else {}
+    return model(tokens, attention_mask=attention_mask, **keywords)
+
+
+@contextmanager
+def bypassed(model: LensModel, below: int, *, as_tuple: bool) -> Iterator[None]:
+    """For the duration, blocks 0 to `below - 1` hand their input on unchanged and cost nothing.
+
+    Args:
+        model: the model.
+        below: the first block that still runs.
+        as_tuple: whether this architecture's blocks return a tuple that starts with the residual.
+    """
+
+    def hand_on(*args: Any, **kwargs: Any) -> Any:
+        residual = args[0] if args else kwargs["hidden_states"]
+        return (residual,) if as_tuple else residual
+
+    blocks: list[nn.Module] = [model.blocks[layer] for layer in range(below)]
+    # Into the instance's own dictionary: setattr on a Bridge component lands on the module that it wraps.
+    for block in blocks:
+        if "forward" in block.__dict__:
+            raise RuntimeError(
+                "a block's forward is already replaced; `bypassed` does not nest, and another tool may be at work"
+            )
+    try:
+        for block in blocks:
+            block.__dict__["forward"] = hand_on
+        yield
+    finally:
+        for block in blocks:
+            block.__dict__.pop("forward", None)
+
+
+def has_kv_cache(model: LensModel) -> bool:
+    """Whether the model can be asked to continue from a KV cache; the Bridge of TransformerLens 3 cannot."""
+    return not is_bridge(model) or int(version("transformer-lens").split(".")[0]) >= 4
+
+
+def forward_with_cache(
+    model: LensModel, tokens: Int[Tensor, "batch new"], attention_mask: Int[Tensor, "batch pos"], cache: Any
+) -> tuple[Float[Tensor, "batch _ d_vocab"], Any]:
+    """One step of generation: the logits of new tokens, and the KV cache that now holds them.
+
+    Args:
+        model: a model for which `has_kv_cache` holds.
+        tokens: the tokens that the cache does not hold yet, left-padded when they are prompts.
+        attention_mask: over everything so far, cached tokens included.
+        cache: what the previous step returned, or None.
+    """
+    if is_bridge(model):
+        return model(
+            tokens, attention_mask=attention_mask, past_key_values=cache, return_type="logits_and_cache", use_cache=True
+        )
+    if cache is None:
+        from transformer_lens.cache.key_value_cache import (
+            TransformerLensKeyValueCache,
+        )  # only TransformerLens 3 gets here
+
+        cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, tokens.shape[0])
+    new_mask = attention_mask[:, -tokens.shape[1] :]
+    logits = model(tokens, attention_mask=new_mask, past_kv_cache=cache, padding_side="left")
+    return logits, cache
+
+
+def weights(model: LensModel) -> list[nn.Parameter]:
+    """Every weight of the model."""
+    return list((model.original_model if is_bridge(model) else model).parameters())
+
+
+def model_device(model: LensModel) -> torch.device:
+    """Where tokens go in: the device of the embedding."""
+    return torch.device(model.cfg.device) if model.cfg.device is not None else next(model.parameters()).device

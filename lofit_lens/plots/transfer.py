@@ -1,0 +1,46 @@
+"""The transfer matrix: rows lend heads, columns learn on them."""
+
+import plotly.graph_objects as go
+
+from lofit_lens.analysis.transfer import TransferTable
+from lofit_lens.plots.template import SEQUENTIAL, TEMPLATE
+
+
+def transfer_matrix(table: TransferTable, *, title: str = "") -> go.Figure:
+    """Metric of each task (column) with offsets at the heads of each source (row), with 95 % intervals.
+
+    A task's own column is comparable from row to row; columns of different metrics are not comparable with each other.
+    """
+    cells = [[table.evaluations[source, target] for target in table.targets] for source in table.sources]
+    intervals = [[cell.interval() for cell in row] for row in cells]
+    figure = go.Figure(
+        go.Heatmap(
+            z=[[cell.value for cell in row] for row in cells],
+            x=list(table.targets),
+            y=list(table.sources),
+            text=[
+                [f"{cell.value:.2f}<br>[{low:.2f}, {high:.2f}]" for cell, (low, high) in zip(row, bounds, strict=True)]
+                for row, bounds in zip(cells, intervals, strict=True)
+            ],
+            texttemplate="%{text}",
+            customdata=[[[cell.metric, cell.n] for cell in row] for row in cells],
+            hovertemplate=(
+                "task %{x}, heads of %{y}<br>%{customdata[0]} %{z:.3f} (n = %{customdata[1]})<br>%{text}<extra></extra>"
+            ),
+            colorscale=SEQUENTIAL,
+            zmin=0,
+            zmax=1,
+            colorbar={"title": {"text": "test metric (0 to 1)", "side": "right"}, "thickness": 14},
+            xgap=2,
+            ygap=2,
+        )
+    )
+    metrics = {target: table.evaluations[table.sources[0], target].metric for target in table.targets}
+    figure.update_xaxes(
+        title_text="Task learned", ticktext=[f"{t} ({metrics[t]})" for t in table.targets], tickvals=table.targets
+    )
+    figure.update_yaxes(title_text="Heads of", autorange="reversed")
+    figure.update_layout(
+        template=TEMPLATE, title_text=title, width=180 * len(table.targets) + 260, height=80 * len(table.sources) + 160
+    )
+    return figure

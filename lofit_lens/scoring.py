@@ -1,0 +1,101 @@
+"""The forward pass: log-probabilities of answers, under whatever edit is attached.
+
+For an answer `a` of tokens a_1..a_n behind a prompt `p`, log P(a | p) = sum_i log P(a_i | p, a_<i), not normalised by length
+(TruthfulQA's and the paper's score). Only the positions that predict answer tokens go through the unembedding, and
+log-probabilities are float32: `logits[target] - logsumexp(logits)`.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lofit_lens import lens
+from lofit_lens.batches import TOKEN_BUDGET, Batch, TokenSequence, by_length, collate, encode
+from lofit_lens.frozen import Resumption
+from lofit_lens.interventions import Intervention, attached
+from lofit_lens.lens import LensModel
+from lofit_lens.models import check_model
+from lofit_lens.progress import progress
+
+
+def answer_logits(
+    model: LensModel, batch: Batch, resumption: Resumption | None = None
+) -> Float[Tensor, "answer_token d_vocab"]:
+    """Logits that predict each answer token of the batch, in float32; differentiable when gradients are on.
+
+    Args:
+        model: with the edit, if any, already attached.
+        batch: right-padded sequences.
+        resumption: start above the frozen layers; see `frozen`.
+    """
+    answer_rows_only = (
+        lens.unembed_input_hook(model),
+        lambda value, hook: value[batch.rows.to(value.device), batch.columns.to(value.device)].unsqueeze(0),
+    )
+    with ExitStack() as stack:
+        if resumption is not None:
+            stack.enter_context(resumption.applied(model))
+        stack.enter_context(model.hooks(fwd_hooks=[answer_rows_only]))
+        logits = lens.plain_forward(model, batch.tokens, batch.attention_mask)
+    return logits.squeeze(0).float()
+
+
+def target_logprobs(logits: Float[Tensor, "answer_token d_vocab"], batch: Batch) -> Float[Tensor, "answer_token"]:
+    """log P of each answer token; never holds a second tensor of the logits' size outside autograd."""
+    targets = batch.targets.to(logits.device).unsqueeze(-1)
+    return logits.gather(-1, targets).squeeze(-1) - logits.logsumexp(-1)
+
+
+def per_sequence(values: Float[Tensor, "answer_token"], batch: Batch) -> Float[Tensor, "batch"]:
+    """Sum over each sequence's answer tokens."""
+    return values.new_zeros(batch.tokens.shape[0]).index_add(0, batch.rows.to(values.device), values)
+
+
+@torch.no_grad()
+def sequence_logprobs(
+    model: LensModel,
+    sequences: Sequence[TokenSequence],
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    description: str = "score",
+) -> Float[Tensor, "sequence"]:
+    """log P(answer | prompt) of token sequences, in their order, under whatever is attached."""
+    scores = torch.empty(len(sequences))
+    bar = progress(None, description, total=len(sequences))
+    for group in by_length(map(len, sequences), token_budget):
+        batch = collate(model, [sequences[i] for i in group])
+        scores[group] = per_sequence(target_logprobs(answer_logits(model, batch), batch), batch).cpu()
+        bar.update(len(group))
+    bar.close()
+    return scores
+
+
+def answer_logprobs(
+    model: LensModel,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    intervention: Intervention | None = None,
+    *,
+    eos: bool = False,
+    token_budget: int = TOKEN_BUDGET,
+) -> Float[Tensor, "example"]:
+    """log P(answer | prompt) in nats for each pair, summed over answer tokens, in float32 on the CPU.
+
+    Args:
+        model: a TransformerBridge or HookedTransformer with raw weights.
+        prompts: one for each answer; joined to it as they stand, so white space must be in one of the two.
+        answers: what is scored.
+        intervention: edit to apply, or None for the base model.
+        eos: whether an end-of-sequence token behind the answer is scored with it.
+        token_budget: padded tokens that go through the model at once.
+
+    Raises:
+        ValueError: the model, the intervention or a pair cannot be used; before anything is run.
+    """
+    check_model(model)
+    sequences = encode(model, prompts, answers, eos=eos)
+    with attached(model, intervention):
+        return sequence_logprobs(model, sequences, token_budget=token_budget)

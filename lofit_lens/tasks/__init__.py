@@ -1,0 +1,32 @@
+"""Tasks: examples to train on and to judge by. One file a family; `TASKS` is where a name finds its class."""
+
+import difflib
+from typing import Any
+
+from lofit_lens.tasks.base import Example, Task
+from lofit_lens.tasks.clutrr import CLUTRR
+from lofit_lens.tasks.counterfactual import Counterfactual
+from lofit_lens.tasks.kinship import Kinship
+from lofit_lens.tasks.truth import Truth
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (CLUTRR, Kinship, Counterfactual, Truth)}
+
+
+def task_named(name: str, **settings: Any) -> Task:
+    """Make a task from its name, as a command line or a study file has it.
+
+    Args:
+        name: a key of `TASKS`.
+        settings: arguments of the task's class.
+
+    Raises:
+        ValueError: there is no such task, or it has no such setting, or a setting is out of range.
+    """
+    if name not in TASKS:
+        close = difflib.get_close_matches(name.lower(), TASKS, n=1)
+        guess = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"got the task name {name!r}, wanted one of {', '.join(TASKS)}{guess}")
+    return TASKS[name](**settings)
+
+
+__all__ = ["CLUTRR", "TASKS", "Counterfactual", "Example", "Kinship", "Task", "Truth", "task_named"]

@@ -1,0 +1,92 @@
+"""What a task is: named splits of examples, the loss that trains on them and the metric that judges. No torch here."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar, Literal
+
+Split = Literal["train", "val", "test"]
+Loss = Literal["cross_entropy", "dpo"]
+Metric = Literal["exact_match", "mc1"]
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question. The text a model sees is `prompt + answer`, joined as they stand: white space belongs to one of them.
+
+    Args:
+        prompt: everything before the answer.
+        answer: the gold answer; the preferred one of a preference task.
+        aliases: other answers that are just as right.
+        rejected: wrong answers; the first is the one that DPO trains against, all are choices in multiple choice.
+        info: whatever a reader may want to group by (relation, entities, source line).
+    """
+
+    prompt: str
+    answer: str
+    aliases: tuple[str, ...] = ()
+    rejected: tuple[str, ...] = ()
+    info: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def right_answers(self) -> tuple[str, ...]:
+        return (self.answer, *self.aliases)
+
+
+class Task(ABC):
+    """Base of every task. A task family is a frozen dataclass of its own settings that says how to `build` its splits.
+
+    The same settings always give the same examples, in the same order.
+    """
+
+    name: ClassVar[str]
+    loss: ClassVar[Loss]
+    metric: ClassVar[Metric]
+    #: A generated answer ends at the first of these strings (or at the end-of-sequence token).
+    stop: ClassVar[tuple[str, ...]] = ("\n",)
+    #: Tokens a generated answer may take (the paper's 16).
+    max_new_tokens: ClassVar[int] = 16
+
+    @abstractmethod
+    def build(self) -> Mapping[Split, Iterable[Example]]:
+        """Make all three splits."""
+
+    @property
+    @abstractmethod
+    def chance(self) -> float:
+        """What guessing scores on the test split, in [0, 1]."""
+
+    @cached_property
+    def splits(self) -> Mapping[Split, tuple[Example, ...]]:
+        built = self.build()
+        return {split: tuple(built[split]) for split in SPLITS}
+
+    @property
+    def train(self) -> tuple[Example, ...]:
+        return self.splits["train"]
+
+    @property
+    def val(self) -> tuple[Example, ...]:
+        return self.splits["val"]
+
+    @property
+    def test(self) -> tuple[Example, ...]:
+        return self.splits["test"]
+
+    def is_correct(self, generated: str, example: Example) -> bool:
+        """Exact match: the generated text, stripped and lower-cased, is one of the right answers."""
+        return generated.strip().lower() in {answer.strip().lower() for answer in example.right_answers}
+
+
+def non_empty(examples: tuple[Example, ...], task: Task, split: Split) -> tuple[Example, ...]:
+    """The examples, or a ValueError that names the empty split.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not examples:
+        raise ValueError(f"the {split} split of task {task.name!r} is empty; ask for at least one example (n_{split} >= 1)")
+    return examples

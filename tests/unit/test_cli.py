@@ -1,0 +1,115 @@
+"""The commands, in process, on a tiny random model."""
+
+import json
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from lofit_lens import cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call the command line as the installed script does; gives (exit code, stdout, stderr)."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lofit-lens", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        code = stopped.value.code
+        out, err = capsys.readouterr()
+        return (code if isinstance(code, int) else 0 if code is None else 1), out, err
+
+    return call
+
+
+FIT = ("fit", "kinship", "--model", "tiny-llama", "--epochs", "1", "--n-train", "8")
+
+
+def test_fit_then_eval_then_fit_on_the_same_heads(run, tmp_path):
+    adapter = tmp_path / "adapter"
+    code, out, err = run(*FIT, "--k", "3", "--out", str(adapter))
+    assert code == 0, err
+    assert out.startswith("3 heads: L")
+    assert {file.name for file in adapter.iterdir()} >= {"lofit_config.json", "lofit_vectors.safetensors", "head_scores.json"}
+
+    outcome = tmp_path / "outcome.json"
+    code, out, err = run("eval", "truth", "--model", "tiny-llama", "--adapter", str(adapter), "--out", str(outcome))
+    assert code == 0, err
+    assert out.startswith("truth mc1 ")
+    assert json.loads(outcome.read_text())["n"] == 300
+
+    code, out, err = run(*FIT, "--heads-of", str(adapter), "--out", str(tmp_path / "borrowed"))
+    assert code == 0, err
+    heads = [json.loads((tmp_path / name / "lofit_config.json").read_text())["heads"] for name in ("adapter", "borrowed")]
+    assert heads[0] == heads[1]
+    assert not (tmp_path / "borrowed" / "head_scores.json").exists()
+
+
+def test_lists_name_every_model_and_task():
+    runner = CliRunner()
+    models = runner.invoke(cli.app, ["models"]).output
+    assert "smollm2-135m-instruct" in models
+    assert "gemma-3-270m" in models
+    tasks = runner.invoke(cli.app, ["tasks"]).output
+    assert all(name in tasks for name in ("clutrr", "kinship", "counterfactual", "truth"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("fit", "kinshp", "--out", "x"), "kinship"),
+        (("fit", "kinship", "--model", "tiny-llamma", "--out", "x"), "'llamma'"),
+        (("fit", "kinship", "--model", "tiny-llama", "--k", "0", "--out", "x"), "k"),
+        (("fit", "kinship", "--model", "tiny-llama", "--k", "13", "--out", "x"), "12"),
+        (("fit", "kinship", "--model", "tiny-llama", "--k", "many", "--out", "x"), "--k 'many'"),
+        (("fit", "kinship", "--model", "tiny-llama", "--n-train", "0", "--out", "x"), "n_train"),
+        (("eval", "kinship", "--model", "tiny-llama", "--split", "dev"), "train, val or test"),
+        (("eval", "kinship", "--model", "tiny-llama", "--adapter", "nowhere"), "lofit_config.json"),
+        (("fit", "kinship", "--model", "gemma-3-270m", "--out", "x"), "--accept-license gemma"),
+    ],
+)
+def test_bad_input_is_one_message_and_leaves_nothing(run, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert said in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_option_is_a_usage_error(run):
+    code, _, err = run("fit", "kinship", "--outt", "x")
+    assert code == 2
+    assert "--out" in err
+
+
+def test_fit_refuses_an_output_that_exists_or_cannot_be_written(run, tmp_path):
+    (tmp_path / "there").mkdir()
+    code, _, err = run(*FIT, "--out", str(tmp_path / "there"))
+    assert code == 1
+    assert "exists already" in err
+    (tmp_path / "file").write_text("not a folder")
+    code, _, err = run(*FIT, "--out", str(tmp_path / "file" / "adapter"))
+    assert code == 1
+    assert "cannot be written" in err
+
+
+def test_an_adapter_whose_place_became_unwritable_is_kept_elsewhere(run, tmp_path, monkeypatch):
+    """A full disk at the end of a fit: the check at the start passed, the write fails."""
+    save = cli.ll.HeadIntervention.save
+
+    def full_disk(self, folder, model, *, overwrite=False):
+        if folder == tmp_path / "adapter":
+            raise OSError(28, "No space left on device")
+        return save(self, folder, model, overwrite=overwrite)
+
+    monkeypatch.setattr(cli.ll.HeadIntervention, "save", full_disk)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    code, _, err = run(*FIT, "--out", str(tmp_path / "adapter"))
+    assert code == 1
+    assert "No space left" in err
+    rescued = next(tmp_path.glob("lofit-lens-rescued-*/adapter"))
+    assert len(cli.ll.HeadIntervention.load(rescued).heads) == 1
