@@ -138,7 +138,7 @@ def run_demo(
 ) -> None:
     """LoFiT on three generated tasks, then each task on the others' heads and on random heads."""
     try:
-        demo.run(out, model_name=model, console=console)
+        demo.run(out, model_name=model, tasks=demo.TASKS, console=console)
     except KeyboardInterrupt:
         console.print("\nstopped; finished runs are kept, start the same command again to go on")
         raise typer.Exit(130) from None
@@ -150,6 +150,6 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         app()
-    except (ValueError, TypeError, OSError, NonFiniteLossError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, NonFiniteLossError) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)

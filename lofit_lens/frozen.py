@@ -34,9 +34,8 @@ class Resumption:
 
     @contextmanager
     def applied(self, model: LensModel) -> Iterator[None]:
-        info = check_model(model)
         put = (lens.resid_pre_hook(self.layer), lambda value, hook: self.residual.to(value.device))
-        with lens.bypassed(model, self.layer, as_tuple=info.blocks_return_tuple), model.hooks(fwd_hooks=[put]):
+        with lens.bypassed(model, self.layer), model.hooks(fwd_hooks=[put]):
             yield
 
 

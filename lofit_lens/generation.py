@@ -1,4 +1,4 @@
-"""Greedy generation under whatever edit is attached: batched, left-padded, with a KV cache where the model has one."""
+"""Greedy generation under whatever edit is attached: batched, left-padded, with a KV cache."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lofit_lens import lens
-from lofit_lens.batches import TOKEN_BUDGET, TokenSequence, by_length, collate, encode_prompt, left_padded
+from lofit_lens.batches import TOKEN_BUDGET, by_length, encode_prompt, left_padded
 from lofit_lens.interventions import Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
 from lofit_lens.progress import progress
-from lofit_lens.scoring import answer_logits
 
 
 def generated_text(model: LensModel, ids: Sequence[int], stop: Sequence[str]) -> str:
@@ -74,10 +73,9 @@ def generate_encoded(
 ) -> list[str]:
     """`generate` for prompts that are token ids already, under whatever is attached."""
     texts = [""] * len(prompts)
-    next_tokens = _with_cache if lens.has_kv_cache(model) else _without_cache
     bar = progress(None, "generate", total=len(prompts))
     for group in by_length((len(prompt) + max_new_tokens for prompt in prompts), token_budget):
-        answers = next_tokens(model, [prompts[i] for i in group], max_new_tokens, stop)
+        answers = _continued(model, [prompts[i] for i in group], max_new_tokens, stop)
         for i, answer in zip(group, answers, strict=True):
             texts[i] = generated_text(model, answer, stop)
         bar.update(len(group))
@@ -95,7 +93,7 @@ def _last_position_only(model: LensModel):
     return model.hooks(fwd_hooks=[(lens.unembed_input_hook(model), lambda value, hook: value[:, -1:])])
 
 
-def _with_cache(
+def _continued(
     model: LensModel, prompts: Sequence[tuple[int, ...]], max_new_tokens: int, stop: Sequence[str]
 ) -> list[list[int]]:
     tokens, mask = left_padded(model, prompts)
@@ -110,21 +108,6 @@ def _with_cache(
             break
         tokens = tokens.unsqueeze(-1).to(mask.device)
         mask = torch.cat([mask, torch.ones_like(tokens)], dim=-1)
-    return answers
-
-
-def _without_cache(
-    model: LensModel, prompts: Sequence[tuple[int, ...]], max_new_tokens: int, stop: Sequence[str]
-) -> list[list[int]]:
-    """The plain way: a full right-padded pass for every new token."""
-    answers: list[list[int]] = [[] for _ in prompts]
-    finished = [False] * len(prompts)
-    for _ in range(max_new_tokens):
-        # The answer token is a stand-in: a batch marks the position that predicts it.
-        so_far = [TokenSequence((*prompt, *answer), (0,)) for prompt, answer in zip(prompts, answers, strict=True)]
-        _extend(model, answers, finished, answer_logits(model, collate(model, so_far)), stop)
-        if all(finished):
-            break
     return answers
 
 

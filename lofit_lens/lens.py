@@ -7,7 +7,6 @@ everything above is written once. A model is never subclassed and never changed:
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from importlib.metadata import version
 from typing import Any, Protocol
 
 import torch
@@ -67,26 +66,21 @@ def plain_forward(
 
 
 @contextmanager
-def bypassed(model: LensModel, below: int, *, as_tuple: bool) -> Iterator[None]:
+def bypassed(model: LensModel, below: int) -> Iterator[None]:
     """For the duration, blocks 0 to `below - 1` hand their input on unchanged and cost nothing.
 
-    Args:
-        model: the model.
-        below: the first block that still runs.
-        as_tuple: whether this architecture's blocks return a tuple that starts with the residual.
+    Raises:
+        RuntimeError: a block's forward is replaced already.
     """
 
     def hand_on(*args: Any, **kwargs: Any) -> Any:
-        residual = args[0] if args else kwargs["hidden_states"]
-        return (residual,) if as_tuple else residual
+        return args[0] if args else kwargs["hidden_states"]
 
     blocks: list[nn.Module] = [model.blocks[layer] for layer in range(below)]
     # Into the instance's own dictionary: setattr on a Bridge component lands on the module that it wraps.
     for block in blocks:
         if "forward" in block.__dict__:
-            raise RuntimeError(
-                "a block's forward is already replaced; `bypassed` does not nest, and another tool may be at work"
-            )
+            raise RuntimeError("a block's forward is replaced already; `bypassed` does not nest, or another tool is at work")
     try:
         for block in blocks:
             block.__dict__["forward"] = hand_on
@@ -96,18 +90,13 @@ def bypassed(model: LensModel, below: int, *, as_tuple: bool) -> Iterator[None]:
             block.__dict__.pop("forward", None)
 
 
-def has_kv_cache(model: LensModel) -> bool:
-    """Whether the model can be asked to continue from a KV cache; the Bridge of TransformerLens 3 cannot."""
-    return not is_bridge(model) or int(version("transformer-lens").split(".")[0]) >= 4
-
-
 def forward_with_cache(
     model: LensModel, tokens: Int[Tensor, "batch new"], attention_mask: Int[Tensor, "batch pos"], cache: Any
 ) -> tuple[Float[Tensor, "batch _ d_vocab"], Any]:
     """One step of generation: the logits of new tokens, and the KV cache that now holds them.
 
     Args:
-        model: a model for which `has_kv_cache` holds.
+        model: a TransformerBridge or HookedTransformer.
         tokens: the tokens that the cache does not hold yet, left-padded when they are prompts.
         attention_mask: over everything so far, cached tokens included.
         cache: what the previous step returned, or None.
@@ -128,8 +117,9 @@ def forward_with_cache(
 
 
 def weights(model: LensModel) -> list[nn.Parameter]:
-    """Every weight of the model."""
-    return list((model.original_model if is_bridge(model) else model).parameters())
+    """Every weight of the model; a Bridge holds some of its own beside the wrapped model's (GPT-2's split queries, say)."""
+    modules: list[nn.Module] = [model, model.original_model] if is_bridge(model) else [model]  # pyright: ignore[reportAssignmentType]
+    return list({id(weight): weight for module in modules for weight in nn.Module.parameters(module)}.values())
 
 
 def model_device(model: LensModel) -> torch.device:

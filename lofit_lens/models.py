@@ -34,7 +34,6 @@ class ModelInfo:
         d_model: width of the residual stream.
         n_ctx: the longest sequence in tokens.
         attention_layers: the layers whose `hook_z` fires.
-        blocks_return_tuple: what a bypassed block has to imitate.
         can_resume: whether the pass can start at a stored residual with equal logits.
     """
 
@@ -44,7 +43,6 @@ class ModelInfo:
     d_model: int
     n_ctx: int
     attention_layers: tuple[int, ...]
-    blocks_return_tuple: bool
     can_resume: bool
 
     @property
@@ -90,6 +88,9 @@ def load_model(
             "with a Hugging Face model, or a hub name (needs a connection; private models need a token)"
         ) from error
     model.cfg.model_name = name
+    if name in EMBEDDED:
+        # TransformerLens puts BOS in front of every model; SmolLM2 was trained without and is worse with it.
+        model.cfg.default_prepend_bos = EMBEDDED[name].prepends_bos
     check_model(model)
     return model
 
@@ -170,7 +171,6 @@ def _examine(model: LensModel) -> ModelInfo:
     tokens = torch.arange(1, 5, device=lens.model_device(model)).reshape(1, -1) % cfg.d_vocab
     mask = torch.ones_like(tokens)
     shapes: dict[int, tuple[int, ...]] = {}
-    block_outputs: list[Any] = []
     residual: dict[str, torch.Tensor] = {}
 
     def watch(layer: int) -> tuple[str, Any]:
@@ -180,12 +180,8 @@ def _examine(model: LensModel) -> ModelInfo:
     watched = [watch(layer) for layer in range(cfg.n_layers) if lens.z_hook(layer) in hook_points]
     resume_at = cfg.n_layers // 2
     keep = (lens.resid_pre_hook(resume_at), lambda value, hook: residual.update(kept=value.clone()))
-    handle = model.blocks[0].register_forward_hook(lambda module, args, output: block_outputs.append(output))
-    try:
-        with model.hooks(fwd_hooks=[*watched, keep]):
-            full = lens.plain_forward(model, tokens, mask)
-    finally:
-        handle.remove()
+    with model.hooks(fwd_hooks=[*watched, keep]):
+        full = lens.plain_forward(model, tokens, mask)
 
     wanted = (1, tokens.shape[1], cfg.n_heads, cfg.d_head)
     for layer, shape in shapes.items():
@@ -200,7 +196,6 @@ def _examine(model: LensModel) -> ModelInfo:
     if last.shape[1] != 1 or (last[:, -1] - full[:, -1]).abs().max() > tolerance:
         raise ValueError(f"logits of the last position alone differ from the full pass (shape {tuple(last.shape)})")
 
-    as_tuple = isinstance(block_outputs[0], tuple)
     return ModelInfo(
         n_layers=cfg.n_layers,
         n_heads=cfg.n_heads,
@@ -208,15 +203,14 @@ def _examine(model: LensModel) -> ModelInfo:
         d_model=cfg.d_model,
         n_ctx=cfg.n_ctx,
         attention_layers=tuple(sorted(shapes)),
-        blocks_return_tuple=as_tuple,
-        can_resume=_resumes(model, tokens, mask, full, residual["kept"], resume_at, as_tuple),
+        can_resume=_resumes(model, tokens, mask, full, residual["kept"], resume_at),
     )
 
 
-def _resumes(model, tokens, mask, full, residual, layer: int, as_tuple: bool) -> bool:
+def _resumes(model, tokens, mask, full, residual, layer: int) -> bool:
     try:
         with (
-            lens.bypassed(model, layer, as_tuple=as_tuple),
+            lens.bypassed(model, layer),
             model.hooks(fwd_hooks=[(lens.resid_pre_hook(layer), lambda value, hook: residual)]),
         ):
             resumed = lens.plain_forward(model, tokens, mask)

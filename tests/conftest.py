@@ -62,7 +62,7 @@ def speaker() -> TransformerBridge:
     with torch.no_grad():
         kept = torch.zeros_like(head)
         kept[printable] = head[printable]
-        kept[tokenizer.eos_token_id] = 3 * head[tokenizer.eos_token_id]
+        kept[tokenizer.eos_token_id] = 1.5 * head[tokenizer.eos_token_id]
         head.copy_(kept)
     return TransformerBridge.boot_transformers("tiny-speaker", hf_model=hf_model, tokenizer=tokenizer, device="cpu")
 

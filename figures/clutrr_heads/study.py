@@ -4,11 +4,13 @@ SmolLM2-135M-Instruct (dequantised), float32; 300 training stories (data seed 42
 5 epochs, batch 8; step 2 at 5e-2 unless the cell says otherwise. Each cell writes one JSON file beside this script and is
 skipped when that file exists, so the study can be stopped and started at any time. About ten minutes a cell on two cores.
 
-    python figures/clutrr_heads/study.py            # run what is missing
+    python figures/clutrr_heads/study.py                 # run what is missing
+    python figures/clutrr_heads/study.py random          # only that way to choose heads; several can run side by side
 """
 
 import json
 import logging
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ RESULTS = Path(__file__).parent / "results"
 K = 27
 BASE = ll.methods.LoFiT(k=K, scale_lr=1e-2, l1=1e-3, offset_lr=5e-2)
 VALIDATION = 200
+CHOICES = ("lofit", "random", "one-per-layer")
 
 
 def scores_of(model, task, seed: int) -> ll.HeadScores:
@@ -77,8 +80,8 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     model = ll.load_model("smollm2-135m-instruct")
     task = ll.tasks.CLUTRR(seed=42, n_val=VALIDATION)
-    for seed in range(3):
-        for choice in ("lofit", "random", "one-per-layer"):
+    for choice in sys.argv[1:] or CHOICES:
+        for seed in range(3):
             run_cell(model, task, choice, seed, BASE.offset_lr)
 
 

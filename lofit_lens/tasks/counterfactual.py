@@ -4,12 +4,14 @@ MQuAKE's idea (Zhong et al., 2023, arXiv 2305.14795), with sentences and tables 
 building, person, company or creation to another country, the second asks for that country's capital, language, currency
 or continent. The answer that the real world would give is kept in `rejected`; it always differs.
 
-Two examples (in the real world " rand" and " Asia"):
+Two examples (in the real world " Tokyo" and " euro"):
 
-    Q: Imagine that Nelson Mandela was born in Morocco. What is the official currency of the country where Nelson Mandela
-    was born? A: dirham
+    Q: Imagine that Madagascar is where haiku comes from. Which city is the capital of the country that haiku comes from? A:
+     Antananarivo
 
-    Q: Imagine that yoga comes from Denmark. Which continent does the country where yoga comes from belong to? A: Europe
+    Q: Imagine that Arnold Schwarzenegger was born in Switzerland. What is the official currency of the country where Arnold
+    Schwarzenegger was born? A:
+     franc
 """
 
 import itertools

@@ -7,11 +7,11 @@ as there are any. (A country is only offered as a wrong home if it is the right 
 
 Two examples (the true answer first):
 
-    Q: Where does pizza come from? A: Italy
-    ... Spain / Denmark / Germany / Turkey
+    Q: Where does pizza come from? A:
+     Italy / Spain / Denmark / Germany / Turkey
 
-    Q: In which country was Infosys founded? A: India
-    ... Bangladesh / Vietnam / Thailand / Malaysia
+    Q: What is the currency of Romania? A:
+     leu / forint / euro / lek / krone
 """
 
 import random
@@ -90,7 +90,7 @@ class Truth(Task):
 
     Args:
         n_train: training examples, at most 804.
-        n_val: validation examples, at most 270.
+        n_val: validation examples, at most 267.
         n_test: test examples, at most 798.
         seed: another seed gives other facts to the splits, and other wordings and false answers.
 

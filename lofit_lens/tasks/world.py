@@ -2,8 +2,9 @@
 
 Two CSV files beside this one, compiled for this package. A cell may hold several names of one thing, separated by "|";
 the first is the answer and the others are as right. A cell is empty where people would not agree on one answer (South
-Africa has three capitals; India, Kenya and Switzerland no single main language; Russia and Turkey lie on two continents)
-or where the answer changed of late (the currency of Bulgaria). Borders are today's: Mozart was born in Austria.
+Africa has three capitals; India, Kenya and Switzerland no single main language; Russia and Turkey lie on two continents),
+where the answer changed of late (the currency of Bulgaria) or the name gives it away (the continent of South Africa).
+Borders are today's: Mozart was born in Austria.
 """
 
 import csv

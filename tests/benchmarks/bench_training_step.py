@@ -33,23 +33,6 @@ def model():
 def stories(model, n: int, length: int) -> list[Example]:
     """Random words in CLUTRR's size; the cost of a step depends on the number of tokens alone."""
     words = ("brother", "sister", "went", "to", "her", "house", "with", "dinner", "on", "Sunday")
-        "the",
-        "of",
-        "and",
-        "family",
-        "brother",
-        "sister",
-        "went",
-        "to",
-        "his",
-        "her",
-        "house",
-        "with",
-        "for",
-        "dinner",
-        "on",
-        "Sunday",
-    ]
     generator = random.Random(0)
     return [Example(" ".join(generator.choices(words, k=length)), " grandmother") for _ in range(n)]
 

@@ -4,6 +4,8 @@ import random
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from lofit_lens.batches import (
     TokenSequence,
@@ -15,6 +17,7 @@ from lofit_lens.batches import (
     left_padded,
     pad_id,
 )
+from lofit_lens.tiny import tiny_tokenizer
 
 PAD, BOS, EOS = 0, 1, 2
 A, B, C, D, SPACE = 67, 68, 69, 70, 223
@@ -33,9 +36,23 @@ def test_prompt_and_answer_are_joined_as_they_stand_behind_one_bos(model):
 
 
 def test_the_joined_tokens_are_those_of_the_joined_text(llama):
-    prompts, answers = ["Q: Où?\nA:", "x", ""], [" Là – ici", "\n", "ab"]
+    prompts, answers = ["Q: Où?\nA:", "x", ""], [" Là-bas", "\n", "ab"]
     for sequence, prompt, answer in zip(encode(llama, prompts, answers, eos=False), prompts, answers, strict=True):
         assert list(sequence.prompt + sequence.answer) == llama.tokenizer(prompt + answer)["input_ids"]
+
+
+def test_a_tokenizer_that_puts_a_space_in_front_of_a_text_puts_none_between_prompt_and_answer(llama, monkeypatch):
+    # As Llama 2's: "Paris" alone is the token for " Paris".
+    characters = "\u2581\nabcdefghijklmnopqrstuvwxyzAPQ:?"
+    plain = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(["<s>", "</s>", *characters])}, merges=[]))
+    plain.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=plain, bos_token="<s>", eos_token="</s>", name_or_path="toy", add_bos_token=True
+    )
+    monkeypatch.setattr(llama, "tokenizer", tokenizer)
+    for prompt, answer in [("Q: a?\nA:", "Paris"), ("Q: a?\nA:", " Paris"), ("Q: a?\nA: ", "Paris"), ("Q: a?", "\nA: Paris")]:
+        [sequence] = encode(llama, [prompt], [answer], eos=False)
+        assert list(sequence.prompt + sequence.answer)[1:] == tokenizer(prompt + answer, add_special_tokens=False)["input_ids"]
 
 
 def test_eos_stands_behind_the_answer_only_when_asked_for(llama):
@@ -83,7 +100,9 @@ def test_left_padding_by_hand(llama):
 
 def test_padding_falls_back_to_eos_where_there_is_no_padding_token(llama, monkeypatch):
     assert pad_id(llama) == PAD
-    monkeypatch.setattr(llama.tokenizer, "pad_token", None)
+    without_padding = tiny_tokenizer()
+    without_padding.pad_token = None
+    monkeypatch.setattr(llama, "tokenizer", without_padding)
     assert pad_id(llama) == EOS
 
 

@@ -104,7 +104,14 @@ def tiny(tmp_path, cache, monkeypatch) -> tuple[EmbeddedModel, dict[str, np.ndar
         put_wheel(cache / "wheels", Wheel(f"tiny-part{i}==1.0", "", f"tiny/gguf.part{i}"), piece)
         for i, piece in enumerate(pieces)
     )
-    model = replace(SMOLLM2, name="tiny", wheels=wheels, gguf_sha256=hashlib.sha256(content).hexdigest(), licence_flag="tiny")
+    model = replace(
+        SMOLLM2,
+        name="tiny",
+        wheels=wheels,
+        gguf_sha256=hashlib.sha256(content).hexdigest(),
+        licence_flag="tiny",
+        probe=(*(3 + byte for byte in embedded.PROBE.encode()), 2),
+    )
     monkeypatch.setattr(embedded, "EMBEDDED", {"tiny": model})
     return model, tensors
 
@@ -231,6 +238,14 @@ def test_digits_are_split_off(tiny, no_pip):
     assert tokenizer.tokenize("  7") == ["ĠĠ", "7"]
     assert tokenizer.tokenize("  x") == ["Ġ", "Ġ", "x"]
     assert tokenizer.decode(tokenizer("é 12\n", add_special_tokens=False).input_ids) == "é 12\n"
+
+
+def test_wrong_tokenizer_is_refused(tiny, no_pip, cache, monkeypatch):
+    model, _ = tiny
+    monkeypatch.setattr(embedded, "EMBEDDED", {"tiny": replace(model, probe=(1, 2))})
+    with pytest.raises(RuntimeError, match=r"reads the tokenizer of tiny wrongly.*wanted \(1, 2\).*pip install -U"):
+        embedded_path("tiny", accept_license={"tiny"})
+    assert all(name.endswith(".lock") for name in os.listdir(cache / "models"))
 
 
 def test_failed_conversion_leaves_nothing(tiny, no_pip, cache, monkeypatch):

@@ -218,8 +218,14 @@ def test_litter_of_the_dead_goes_and_that_of_the_living_stays(tmp_path):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_killed_before_every_step(tmp_path, overwrite):
     path, current, versions = tmp_path / "run", None, []
+    if overwrite:
+        assert run_child(KILL_AT + FILL + WRITE_FOLDER, path, "<0>", 10_000)
+        current = "<0>"
     for step in itertools.count(1):
         finished = run_child(KILL_AT + FILL + WRITE_FOLDER, path, f"<{step}>", step)
+        previous = tmp_path / ".run.previous"
+        # Else it would come back halved if its successor were removed by hand.
+        assert not previous.exists() or sorted(os.listdir(previous)) == ["a", "b", "deep"]
         found = read_folder(path)
         assert found in (current, f"<{step}>")
         assert not finished or found == f"<{step}>"

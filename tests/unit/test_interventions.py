@@ -48,9 +48,10 @@ def papers_logits(family: str, heads, scale: Tensor, offset: Tensor) -> Tensor:
     def edit_of(layer: int):
         def edit(projection, inputs):
             z = inputs[0].clone()
-            for (l, h), A, v in zip(heads, scale, offset, strict=True):
-                if l == layer:
-                    z[..., h * D_HEAD : (h + 1) * D_HEAD] = (A + 1) * z[..., h * D_HEAD : (h + 1) * D_HEAD] + v
+            for head, A, v in zip(heads, scale, offset, strict=True):
+                own = slice(head.index * D_HEAD, (head.index + 1) * D_HEAD)
+                if head.layer == layer:
+                    z[..., own] = (A + 1) * z[..., own] + v
             return z
 
         return edit

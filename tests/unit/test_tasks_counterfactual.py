@@ -16,7 +16,7 @@ FACTS = (
     r"(?P<subject>.+) comes from (?P<country>.+)",
     r"(?P<country>.+) is where (?P<subject>.+) (?:was born|was founded|comes from)",
 )
-ASKED = {"capital": "capital", "language": "language", "currency": "currency", "continent": "continent"}
+ASKED = ("capital", "language", "currency", "continent")
 
 # Written down here again, all names that count: capital, language, currency, continent.
 KNOWN = {
@@ -44,7 +44,8 @@ def read(example: Example) -> tuple[str, str, str]:
     assert prompt is not None, example.prompt
     found = [match for pattern in FACTS if (match := re.fullmatch(pattern, prompt["fact"]))]
     assert len(found) == 1, prompt["fact"]
-    asked = [relation for relation in (*ASKED, "speak") if re.search(rf"\b{relation}\b", prompt["question"])]
+    asked = [relation for relation in ASKED if re.search(rf"\b{relation}\b", prompt["question"])]
+    assert len(asked) == 1, prompt["question"]
     assert found[0]["subject"] in prompt["question"]
     return found[0]["subject"], found[0]["country"], asked[0]
 
@@ -69,7 +70,7 @@ def test_answers_follow_the_imagined_fact(task: Counterfactual) -> None:
         _, country, relation = read(example)
         if country in KNOWN:
             checked[country] += 1
-            right = KNOWN[country][list(ASKED).index(relation)]
+            right = KNOWN[country][ASKED.index(relation)]
             assert [answer.strip() for answer in example.right_answers] == right
     assert len(checked) == len(KNOWN)
     assert min(checked.values()) >= 3
@@ -108,7 +109,7 @@ def test_relations_are_even(task: Counterfactual, n: int) -> None:
 
 
 def test_answers_are_even_within_a_relation(task: Counterfactual) -> None:
-    # 25 examples of each relation; a split has fewer answers than that for a continent, and 18 or more for the others.
+    # 25 examples of each relation; a split has 6 continents, some 20 languages and currencies, and 45 capitals to deal.
     for relation, most in (("continent", 6), ("language", 2), ("currency", 2), ("capital", 1)):
         counts = Counter(example.answer for example in task.test[:100] if example.info["relation"] == relation)
         assert max(counts.values()) <= most
@@ -143,6 +144,6 @@ def test_chance(task: Counterfactual) -> None:
         ("", False),
     ],
 )
-def test_scorer(generated: str, is_right: bool) -> None:
+def test_scorer(task: Counterfactual, generated: str, is_right: bool) -> None:
     example = Example(prompt="Q: ... A:", answer=" Washington", aliases=(" Washington, D.C.", " Washington DC"))
-    assert Counterfactual().is_correct(generated, example) is is_right
+    assert task.is_correct(generated, example) is is_right

@@ -15,7 +15,7 @@ KNOWN = {
     "Egypt": ("Cairo", "Arabic", "pound", "Africa"),
     "Australia": ("Canberra", "English", "dollar", None),
     "Turkey": ("Ankara", "Turkish", "lira", None),
-    "South Africa": (None, None, "rand", "Africa"),
+    "South Africa": (None, None, "rand", None),
     "Switzerland": ("Bern", None, "franc", "Europe"),
     "Canada": ("Ottawa", None, "dollar", "North America"),
     "Myanmar": ("Naypyidaw", "Burmese", "kyat", "Asia"),
@@ -73,7 +73,7 @@ def test_tables_are_large_enough_and_of_one_piece() -> None:
         assert country.neighbour in countries()
         assert country.neighbour != country.name
         assert country.adjective
-        assert sum(bool(fact) for fact in country.facts.values()) >= 2
+        assert any(country.facts.values())
 
 
 def test_cells_are_clean() -> None:
@@ -101,7 +101,7 @@ def test_old_currencies_belong_to_the_euro() -> None:
 
 def test_continents() -> None:
     assert set(values("continent")) == {"Africa", "Asia", "Europe", "North America", "Oceania", "South America"}
-    assert region(countries()["Mali"]) == "Africa"
+    assert region(countries()["Mali"]) == region(countries()["South Africa"]) == "Africa"
     assert region(countries()["Russia"]) == "Europe"
 
 

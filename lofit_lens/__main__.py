@@ -1,0 +1,3 @@
+from lofit_lens.cli import main
+
+main()

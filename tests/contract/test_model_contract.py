@@ -1,0 +1,267 @@
+"""What must hold on every model that this library takes, whatever its architecture and its TransformerLens."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import lofit_lens as ll
+from lofit_lens import lens, models
+from lofit_lens.batches import collate, encode, encode_prompt
+from lofit_lens.fitting import AnswerObjective, Optimisation, accumulate_gradient, weights_frozen
+from lofit_lens.frozen import ResidualStore
+from lofit_lens.scoring import answer_logits
+from lofit_lens.tasks import Example
+
+PROMPTS = ["Once upon a time, in a land far away", "A", "The story of the three little pigs and the"]
+ANSWERS = [" there", " b c", " wolf"]
+#: Float32 sums in another order, on logits of size 1 to 10.
+ROUNDING = 2e-5
+
+
+def vectors(model, n_heads: int = 3) -> ll.HeadIntervention:
+    info = ll.check_model(model)
+    heads = [ll.Head(0, 1), ll.Head(info.n_layers - 1, 0), ll.Head(info.n_layers - 1, 3)][:n_heads]
+    generator = torch.Generator().manual_seed(0)
+    scale, offset = torch.randn(2, len(heads), info.d_head, generator=generator)
+    return ll.HeadIntervention(tuple(heads), scale=scale, offset=offset)
+
+
+def tokens_of(model) -> torch.Tensor:
+    return torch.tensor([encode_prompt(model, PROMPTS[0])])
+
+
+@torch.no_grad()
+def logits_of(model, intervention=None) -> torch.Tensor:
+    with ll.attached(model, intervention):
+        return model(tokens_of(model))
+
+
+def test_the_check_finds_every_head(model):
+    info = ll.check_model(model)
+    assert (info.n_layers, info.n_heads, info.d_head) == (3, 4, 16)
+    assert info.attention_layers == (0, 1, 2)
+    assert info.can_resume
+
+
+def test_edit_is_the_papers_arithmetic(model):
+    """Published form: z concatenated over heads, a loop over its slices, `(A + 1) * z + v`."""
+    made = vectors(model)
+    info = ll.check_model(model)
+
+    def published(layer):
+        def edit(z, hook):
+            flat = z.reshape(*z.shape[:2], -1).clone()
+            for (edited_layer, index), a, v in zip(made.heads, made.scale, made.offset, strict=True):
+                if edited_layer == layer:
+                    part = slice(index * info.d_head, (index + 1) * info.d_head)
+                    flat[..., part] = (a + 1) * flat[..., part] + v
+            return flat.reshape(z.shape)
+
+        return edit
+
+    with torch.no_grad(), model.hooks(fwd_hooks=[(lens.z_hook(layer), published(layer)) for layer in range(3)]):
+        theirs = model(tokens_of(model))
+    ours = logits_of(model, made)
+    assert torch.allclose(ours, theirs, atol=ROUNDING)
+    assert (ours - logits_of(model)).abs().max() > 0.01
+
+
+def test_zero_edit_and_detached_edit_are_bit_equal(model):
+    before = logits_of(model)
+    zero = 0.0 * vectors(model)
+    assert torch.equal(logits_of(model, zero), before)
+    with pytest.raises(KeyError), ll.attached(model, vectors(model)):
+        raise KeyError
+    assert torch.equal(logits_of(model), before)
+
+
+def test_offsets_equal_a_bias_on_the_attention_output(model):
+    """Fold: `z @ W_O` is linear, so an offset at z is the constant `offset @ W_O` behind it."""
+    made = dataclasses.replace(vectors(model), scale=None)
+    bias = made.residual_bias(model)
+    if lens.is_bridge(model):
+        folded = [(f"blocks.{i}.attn.hook_out", lambda value, hook, i=i: value + bias[i]) for i in range(3)]
+    else:
+        folded = [(f"blocks.{i}.hook_attn_out", lambda value, hook, i=i: value + bias[i]) for i in range(3)]
+    with torch.no_grad(), model.hooks(fwd_hooks=folded):
+        theirs = model(tokens_of(model))
+    assert torch.allclose(logits_of(model, made), theirs, atol=ROUNDING)
+
+
+def test_scaling_equals_scaled_rows_of_the_output_weights(model):
+    """Fold: `((1 + a) * z) @ W_O = z @ (diag(1 + a) W_O)`; the difference it makes is `(a * z) @ W_O`."""
+    made = dataclasses.replace(vectors(model, n_heads=1), offset=None)
+    layer, index = made.heads[0]
+    kept = {}
+    with torch.no_grad(), model.hooks(fwd_hooks=[(lens.z_hook(layer), lambda z, hook: kept.update(z=z[:, :, index]))]):
+        model(tokens_of(model))
+    added = (made.scale[0] * kept["z"]) @ lens.head_output_weights(model, layer)[index]
+    where = f"blocks.{layer}.attn.hook_out" if lens.is_bridge(model) else f"blocks.{layer}.hook_attn_out"
+    with torch.no_grad(), model.hooks(fwd_hooks=[(where, lambda value, hook: value + added)]):
+        theirs = model(tokens_of(model))
+    assert torch.allclose(logits_of(model, made), theirs, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("kind", ["scale", "offset"])
+def test_gradients_equal_finite_differences(model, kind):
+    info = ll.check_model(model)
+    examples = [Example(p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
+    objective = AnswerObjective(model, examples)
+    start = 0.1 * torch.randn(1, info.d_head, generator=torch.Generator().manual_seed(2))
+
+    def loss_and_gradient(value: torch.Tensor) -> tuple[float, torch.Tensor]:
+        learned = value.clone().requires_grad_()
+        made = ll.HeadIntervention((ll.Head(1, 2),), **{kind: learned})
+        with weights_frozen(model):
+            loss = accumulate_gradient(model, objective, made, [0, 1, 2], Optimisation(1.0), ResidualStore(model, 0))
+        return loss, learned.grad
+
+    _, gradient = loss_and_gradient(start)
+    direction = torch.nn.functional.normalize(torch.randn(1, info.d_head, generator=torch.Generator().manual_seed(3)))
+    step = 1e-2
+    higher, lower = (loss_and_gradient(start + sign * step * direction)[0] for sign in (1, -1))
+    slope = (higher - lower) / (2 * step)
+    # A central difference errs by O(step^2) and by float32 rounding of the loss over the step, about 1e-6 / 1e-2.
+    assert slope == pytest.approx((gradient * direction).sum().item(), rel=0.02, abs=5e-4)
+
+
+def test_answer_logprobs_equal_one_plain_pass_each(model):
+    for made in (None, vectors(model)):
+        fast = ll.answer_logprobs(model, PROMPTS, ANSWERS, made)
+        for i, sequence in enumerate(encode(model, PROMPTS, ANSWERS, eos=False)):
+            with torch.no_grad(), ll.attached(model, made):
+                logprobs = model(torch.tensor([sequence.prompt + sequence.answer]))[0].log_softmax(-1)
+            positions = range(len(sequence.prompt) - 1, len(sequence) - 1)
+            plain = sum(logprobs[p, t] for p, t in zip(positions, sequence.answer, strict=True))
+            assert fast[i].item() == pytest.approx(plain.item(), abs=1e-4)
+
+
+def test_resuming_is_bit_equal_and_skips_the_layers_below(model):
+    layer = 2
+    made = ll.HeadIntervention((ll.Head(layer, 1),), offset=torch.ones(1, 16))
+    sequences = encode(model, PROMPTS, ANSWERS, eos=True)
+    batch = collate(model, sequences)
+    store = ResidualStore(model, layer)
+    assert store.resumption(range(3), batch.tokens.shape[1]) is None
+    touched = []
+    watch = [(lens.z_hook(i), lambda z, hook, i=i: touched.append(i)) for i in range(3)]
+    with torch.no_grad(), ll.attached(model, made):
+        with store.recording(model, range(3), [len(s) for s in sequences]):
+            full = answer_logits(model, batch)
+        with model.hooks(fwd_hooks=watch):
+            resumed = answer_logits(model, batch, store.resumption(range(3), batch.tokens.shape[1]))
+        after = answer_logits(model, batch)
+    assert torch.equal(resumed, full)
+    assert torch.equal(after, full)
+    assert touched == [2]
+
+
+def test_residuals_beyond_the_memory_budget_go_to_disk_and_back(model):
+    sequences = encode(model, PROMPTS, ANSWERS, eos=True)
+    batch = collate(model, sequences)
+    stores = [ResidualStore(model, 1), ResidualStore(model, 1, memory_budget=0)]
+    kept = []
+    for store in stores:
+        with torch.no_grad(), store.recording(model, range(3), [len(s) for s in sequences]):
+            answer_logits(model, batch)
+        kept.append(store.resumption(range(3), batch.tokens.shape[1]).residual)
+        store.close()
+    assert torch.equal(*kept)
+
+
+def test_a_model_that_cannot_resume_is_fitted_by_the_plain_pass(model, monkeypatch, toy_task):
+    task = toy_task({"train": [Example(p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]})
+    method = ll.methods.LoFiT(heads=((2, 1), (2, 3)), offset_epochs=3, batch_size=2, offset_lr=0.1)
+    fast = method.fit(model, task).intervention.offset
+    monkeypatch.setitem(models._CHECKED, model, dataclasses.replace(ll.check_model(model), can_resume=False))
+    plain = method.fit(model, task).intervention.offset
+    # Residuals of another batch composition differ by rounding, and AdamW divides by small numbers.
+    assert torch.allclose(fast, plain, atol=1e-3)
+    assert fast.abs().max() > 0.05
+
+
+def test_generation_equals_full_passes_token_by_token(model):
+    made = vectors(model)
+    texts = ll.generate(model, PROMPTS, made, max_new_tokens=5)
+    for prompt, text in zip(PROMPTS, texts, strict=True):
+        ids = list(encode_prompt(model, prompt))
+        new = []
+        with torch.no_grad(), ll.attached(model, made):
+            while len(new) < 5 and model.tokenizer.eos_token_id not in new:
+                new.append(model(torch.tensor([ids + new]))[0, -1].argmax().item())
+        assert text == model.tokenizer.decode([t for t in new if t != model.tokenizer.eos_token_id], skip_special_tokens=True)
+
+
+def test_generation_does_not_depend_on_the_batch(model):
+    together = ll.generate(model, PROMPTS, max_new_tokens=6)
+    assert together == [ll.generate(model, [prompt], max_new_tokens=6)[0] for prompt in PROMPTS]
+    assert together == ll.generate(model, PROMPTS, max_new_tokens=6, token_budget=1)
+
+
+def test_lofit_learns_and_leaves_the_model_as_it_was(model, toy_task, tmp_path):
+    before = logits_of(model)
+    wanted_gradient = [weight.requires_grad for weight in lens.weights(model)]
+    task = toy_task({"train": [Example(p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]})
+    method = ll.methods.LoFiT(k=2, scale_lr=0.05, offset_lr=0.1, scale_epochs=2, offset_epochs=10, batch_size=3)
+    fit = method.fit(model, task)
+    assert fit.losses["offset"][-1] < 0.95 * fit.losses["offset"][0]
+    assert torch.equal(logits_of(model), before)
+    assert [weight.requires_grad for weight in lens.weights(model)] == wanted_gradient
+    assert all(weight.grad is None for weight in lens.weights(model))
+    fit.intervention.save(tmp_path / "adapter", model)
+    again = ll.HeadIntervention.load(tmp_path / "adapter", model)
+    assert torch.equal(logits_of(model, again), logits_of(model, fit.intervention))
+
+
+def test_bridge_and_hooked_transformer_agree(hooked_pair, tmp_path):
+    bridge, hooked = hooked_pair
+    made = vectors(bridge)
+    for edit in (None, made):
+        theirs = ll.answer_logprobs(hooked, PROMPTS, ANSWERS, edit)
+        assert torch.allclose(ll.answer_logprobs(bridge, PROMPTS, ANSWERS, edit), theirs, atol=1e-4)
+    assert ll.generate(bridge, PROMPTS, made, max_new_tokens=5) == ll.generate(hooked, PROMPTS, made, max_new_tokens=5)
+    made.save(tmp_path / "adapter", bridge)
+    assert torch.equal(ll.HeadIntervention.load(tmp_path / "adapter", hooked).offset, made.offset)
+
+
+def test_smollm2_agrees_on_both(hooked_smollm2):
+    bridge, hooked = hooked_smollm2
+    prompts, answers = ["The capital of France is", "Two plus two is"], [" Paris", " four"]
+    heads = ll.random_heads(0.1, ll.check_model(bridge).all_heads, seed=0)
+    made = ll.HeadIntervention(heads, offset=0.1 * torch.randn(27, 64, generator=torch.Generator().manual_seed(0)))
+    for edit in (None, made):
+        theirs = ll.answer_logprobs(hooked, prompts, answers, edit)
+        # 30 layers whose attention is computed in another order of operations.
+        assert torch.allclose(ll.answer_logprobs(bridge, prompts, answers, edit), theirs, atol=1e-3)
+    assert ll.generate(hooked, prompts[:1], max_new_tokens=3)[0].startswith(" Paris")
+    assert models.fingerprint(bridge) == models.fingerprint(hooked)
+
+
+def test_processed_models_are_refused_with_the_way_out(hooked_pair):
+    _, hooked = hooked_pair
+    folded = type(hooked)(hooked.cfg, tokenizer=hooked.tokenizer)
+    folded.load_and_process_state_dict(hooked.state_dict(), fold_ln=True)
+    with pytest.raises(ValueError, match="from_pretrained_no_processing"):
+        ll.check_model(folded)
+
+
+def test_folded_values_are_refused(new_hooked_transformer):
+    model = new_hooked_transformer()
+    ll.check_model(model)
+    model = new_hooked_transformer()
+    model.load_and_process_state_dict(model.state_dict(), fold_ln=False, center_writing_weights=False, fold_value_biases=True)
+    with pytest.raises(ValueError, match="value biases"):
+        ll.check_model(model)
+
+
+def test_a_compatibility_mode_bridge_is_refused():
+    model = ll.tiny_model("gpt2")
+    model.enable_compatibility_mode()
+    with pytest.raises(ValueError, match="enable_compatibility_mode"):
+        ll.answer_logprobs(model, PROMPTS, ANSWERS)
+
+
+def test_something_else_is_refused():
+    with pytest.raises(TypeError, match="boot_transformers"):
+        ll.check_model(torch.nn.Linear(2, 2))

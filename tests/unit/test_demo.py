@@ -1,0 +1,76 @@
+"""The demonstration on a tiny random model: what it writes, and that a kill loses nothing but the run at hand."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SCRIPT = """
+import sys
+from lofit_lens import cli, demo
+from lofit_lens.tasks import Counterfactual, Kinship, Truth
+
+size = {"n_train": 8, "n_val": 1, "n_test": 8}
+demo.TASKS = (Kinship(**size), Counterfactual(**size), Truth(**size))
+sys.argv = ["lofit-lens", "demo", "--model", "tiny-llama", "--out", sys.argv[1]]
+cli.main()
+"""
+COMMAND = [sys.executable, "-c", SCRIPT]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def finished_runs(out: Path) -> list[Path]:
+    return sorted(out.glob("runs/[!.]*/run.json"))
+
+
+def test_killed_and_started_again_equals_uninterrupted(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*COMMAND, str(whole)], check=True, capture_output=True, env=ENVIRONMENT)
+
+    process = subprocess.Popen([*COMMAND, str(killed)], stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+    while len(finished_runs(killed)) < 4:
+        assert process.poll() is None, "the demo ended before it could be killed"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {run.parent.name: run.stat().st_mtime_ns for run in finished_runs(killed)}
+    assert 4 <= len(kept) < len(finished_runs(whole))
+
+    again = subprocess.run([*COMMAND, str(killed)], check=True, capture_output=True, text=True, env=ENVIRONMENT)
+    assert again.stdout.count("done before") >= len(kept)
+    assert [run.parent.name for run in finished_runs(killed)] == [run.parent.name for run in finished_runs(whole)]
+    assert kept.items() <= {run.parent.name: run.stat().st_mtime_ns for run in finished_runs(killed)}.items()
+    for name in ("transfer.json", "heads.json"):
+        assert json.loads((killed / name).read_text()) == json.loads((whole / name).read_text())
+
+
+def test_what_it_writes(tmp_path):
+    done = subprocess.run([*COMMAND, str(tmp_path)], check=True, capture_output=True, text=True, env=ENVIRONMENT)
+    tasks = ["kinship", "counterfactual", "truth"]
+    cells = json.loads((tmp_path / "transfer.json").read_text())
+    assert {(cell["heads_of"], cell["task"]) for cell in cells} == {(s, t) for s in ["base", *tasks, "random"] for t in tasks}
+    heads = json.loads((tmp_path / "heads.json").read_text())
+    assert list(heads) == tasks
+    for task in tasks:
+        adapter = json.loads((tmp_path / "adapters" / task / "lofit_config.json").read_text())
+        assert adapter["heads"] == heads[task]["selected"]
+        assert f"{task}: 1 heads selected" in done.stdout
+    for figure in ("heads.html", "transfer.html"):
+        page = (tmp_path / figure).read_text()
+        assert "plotly" in page
+        assert "<script src=" not in page, "the page must not need a network"
+    assert "Test scores" in done.stdout
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    process = subprocess.Popen([*COMMAND, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    while len(finished_runs(tmp_path)) < 1:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "start the same command again" in said

@@ -1,0 +1,229 @@
+"""Evaluation: metrics against plain Python, and teacher forcing against generating everything."""
+
+import json
+import math
+import random
+import statistics
+
+import numpy as np
+import pytest
+import torch
+
+from lofit_lens import answer_logprobs, evaluate, generate
+from lofit_lens.evaluation import Evaluation
+from lofit_lens.heads import Head
+from lofit_lens.interventions import HeadIntervention
+from lofit_lens.tasks.base import Example
+
+EDIT = HeadIntervention((Head(0, 1), Head(2, 2)), offset=0.3 * torch.randn(2, 16, generator=torch.Generator().manual_seed(0)))
+
+
+# Multiple choice
+
+
+@pytest.fixture(scope="module")
+def choices(llama):
+    """Four answers to one question, the likeliest first."""
+    answers = [" yes", " no", " who?", " it is so"]
+    scores = answer_logprobs(llama, ["Q: really?\nA:"] * 4, answers).tolist()
+    return [answer for _, answer in sorted(zip(scores, answers, strict=True), reverse=True)]
+
+
+def choice_examples(choices) -> list[Example]:
+    first, second, third, fourth = choices
+    prompt = "Q: really?\nA:"
+    return [
+        Example(prompt, first, rejected=(third, second)),
+        Example(prompt, third, aliases=(first, fourth), rejected=(second,)),
+        Example(prompt, fourth, rejected=(first, second, third)),
+        Example(prompt, first, aliases=(second,), rejected=(third, fourth)),
+        Example("Q: and now?\nA:", fourth, aliases=(third,), rejected=(first, second)),
+    ]
+
+
+@pytest.mark.parametrize("edit", [None, EDIT], ids=["bare", "edited"])
+@pytest.mark.parametrize("token_budget", [40, 2048])
+def test_multiple_choice_equals_the_formulas_in_plain_python(llama, toy_task, choices, edit, token_budget):
+    examples = choice_examples(choices)
+    result = evaluate(llama, toy_task({"test": examples}, metric="mc1"), edit, token_budget=token_budget)
+    for i, example in enumerate(examples):
+        right = [answer_logprobs(llama, [example.prompt], [answer], edit).item() for answer in example.right_answers]
+        wrong = [answer_logprobs(llama, [example.prompt], [answer], edit).item() for answer in example.rejected]
+        assert result.scores["mc1"][i] == (1.0 if right[0] > max(wrong) else 0.0)
+        all_right, all_wrong = (sum(math.exp(score) for score in scores) for scores in (right, wrong))
+        # Log-probabilities of order 30 in float32, in other batches: absolute errors of some 1e-5, so of MC2 too.
+        assert result.scores["mc2"][i] == pytest.approx(all_right / (all_right + all_wrong), abs=1e-4)
+        assert result.scores["mc3"][i] == pytest.approx(sum(score > max(wrong) for score in right) / len(right))
+
+
+def test_multiple_choice_by_hand(llama, toy_task, choices):
+    result = evaluate(llama, toy_task({"test": choice_examples(choices)[:4]}, metric="mc1"))
+    # By the order of the answers: only the gold answer counts for MC1, each right one for MC3.
+    assert result.scores["mc1"] == (1.0, 0.0, 0.0, 1.0)
+    assert result.scores["mc3"] == (1.0, 1 / 3, 0.0, 1.0)
+    assert (result.metric, result.value, result.n) == ("mc1", 0.5, 4)
+    assert result.mean("mc3") == pytest.approx((1 + 1 / 3 + 0 + 1) / 4)
+    assert (result.texts, result.generated) == ((), 0)
+
+
+def test_mc2_of_answers_too_unlikely_for_exp(llama, toy_task):
+    right, wrong = " so it is" * 24, " so it was" * 22
+    a, b = answer_logprobs(llama, ["Q:"] * 2, [right, wrong]).double().tolist()
+    assert math.exp(max(a, b)) == 0.0, "too likely to test anything"
+    [mc2] = evaluate(llama, toy_task({"test": [Example("Q:", right, rejected=(wrong,))]}, metric="mc1")).scores["mc2"]
+    # Scores near -1000 in float32 are exact to 1e-3 or so.
+    assert mc2 == pytest.approx(1 / (1 + math.exp(b - a)), rel=1e-2)
+
+
+def test_multiple_choice_without_wrong_answers_is_refused(llama, toy_task):
+    examples = [Example("Q:", " a", rejected=(" b",)), Example("Q:", " a")]
+    with pytest.raises(ValueError, match="test example 1 of 'toy' has no wrong answers"):
+        evaluate(llama, toy_task({"test": examples}, metric="mc1"))
+
+
+# Exact match
+
+
+def random_prompts(n: int) -> list[str]:
+    letters = random.Random(0)
+    return ["".join(letters.choices("abcdefghijklmnopqrstuvwxyz ", k=letters.randint(5, 20))) for _ in range(n)]
+
+
+@pytest.fixture(scope="module")
+def spoken(speaker):
+    """Prompts with the model's own whole answers, those that are not empty."""
+    prompts = random_prompts(60)
+    pairs = zip(prompts, generate(speaker, prompts, max_new_tokens=16), strict=True)
+    return [(prompt, text) for prompt, text in pairs if text]
+
+
+def gold_examples(spoken) -> list[Example]:
+    """Gold answers in turn: the model's own, one letter more, one less or more at the front, in small letters, an alias."""
+    examples = []
+    for i, (prompt, text) in enumerate(spoken):
+        variants = [
+            Example(prompt, text),
+            Example(prompt, text + "x"),
+            Example(prompt, text[:-1] or "q"),
+            Example(prompt, text.swapcase()),
+            Example(prompt, "no such answer", aliases=("nor this", text)),
+            Example(prompt, text),
+        ]
+        examples.append(variants[i % len(variants)])
+    return examples
+
+
+@pytest.mark.parametrize("stop", [("\n",), ("P", "s")])
+@pytest.mark.parametrize("max_new_tokens", [16, 4])
+def test_exact_match_equals_generating_everything(speaker, toy_task, spoken, stop, max_new_tokens):
+    examples = gold_examples(spoken)
+    task = toy_task({"test": examples}, stop=stop, max_new_tokens=max_new_tokens)
+    result = evaluate(speaker, task, token_budget=256)
+    texts = generate(speaker, [example.prompt for example in examples], max_new_tokens=max_new_tokens, stop=stop)
+    assert list(result.texts) == texts
+    scores = [float(task.is_correct(text, example)) for text, example in zip(texts, examples, strict=True)]
+    assert list(result.scores["exact_match"]) == scores
+    # Forced are those whose gold answer is what the model says, up to an end of sequence that comes in time.
+    forced = [e.answer == text and len(text) < max_new_tokens for e, (_, text) in zip(examples, spoken, strict=True)]
+    assert result.generated == len(examples) - sum(forced)
+    assert 0 < result.generated < result.n
+    assert 0 < result.value < 1
+
+
+def test_exact_match_of_an_edited_model_equals_generating_everything_with_it(speaker, toy_task, spoken):
+    prompts = [prompt for prompt, _ in spoken]
+    texts = generate(speaker, prompts, EDIT)
+    examples = [Example(prompt, text or "x") for prompt, text in zip(prompts, texts, strict=True)]
+    result = evaluate(speaker, toy_task({"val": examples}), EDIT, split="val")
+    assert list(result.texts) == texts
+    assert 0 < result.generated < result.n
+    assert evaluate(speaker, toy_task({"val": examples}), split="val").value < result.value
+
+
+def test_a_prompt_without_room_for_the_answer_is_refused_before_anything_is_run(speaker, toy_task):
+    with pytest.raises(ValueError, match="example 0 needs 257 tokens"):
+        evaluate(speaker, toy_task({"test": [Example("b" * 240, "d")]}))
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_an_empty_split_is_named(llama, toy_task, split):
+    with pytest.raises(ValueError, match=f"the {split} split of task 'toy' is empty"):
+        evaluate(llama, toy_task({}), split=split)
+
+
+# Intervals
+
+
+def evaluation_of(*scores: float) -> Evaluation:
+    return Evaluation("toy", "test", "mc2", {"mc2": scores})
+
+
+@pytest.mark.parametrize(("successes", "n"), [(3, 10), (0, 5), (5, 5), (1, 1), (211, 409)])
+def test_the_interval_of_a_share_is_wilsons(successes, n):
+    low, high = evaluation_of(*([1.0] * successes + [0.0] * (n - successes))).interval()
+    p, z = successes / n, statistics.NormalDist().inv_cdf(0.975)
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert (low, high) == (pytest.approx(middle - half, abs=1e-12), pytest.approx(middle + half, abs=1e-12))
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_approximation_where_that_is_good():
+    numbers = random.Random(1)
+    scores = [numbers.uniform(0.2, 0.8) for _ in range(400)]
+    low, high = evaluation_of(*scores).interval()
+    mean, error = statistics.fmean(scores), 1.96 * statistics.stdev(scores) / 20
+    # 2,000 resamples place each end to about 5 % of the half width.
+    assert low == pytest.approx(mean - error, abs=0.15 * error)
+    assert high == pytest.approx(mean + error, abs=0.15 * error)
+
+
+def test_the_bootstrap_is_deterministic_and_leaves_global_random_state_alone():
+    evaluation = evaluation_of(0.1, 0.5, 0.2, 0.9, 0.4, 0.4, 0.7)
+    np.random.seed(0)
+    intervals = {evaluation.interval()}
+    expected = np.random.random()
+    np.random.seed(1)
+    intervals.add(evaluation.interval())
+    np.random.seed(0)
+    assert np.random.random() == expected
+    assert len(intervals) == 1
+
+
+@pytest.mark.parametrize("scores", [(0.3, 0.7), (0.0, 0.5), (0.1, 0.1, 0.1, 0.9), (1.0, 1.0, 0.99999), (1e-12, 1.0, 0.5)])
+def test_the_interval_of_few_scores_lies_within_them_and_holds_the_mean(scores):
+    evaluation = evaluation_of(*scores)
+    low, high = evaluation.interval()
+    ulp = 1e-15  # means of resamples are sums that round
+    assert min(scores) - ulp <= low <= evaluation.value <= high <= max(scores) + ulp
+
+
+def test_the_interval_of_equal_scores_is_that_score():
+    assert evaluation_of(0.3, 0.3).interval() == (0.3, 0.3)
+    assert evaluation_of(0.3).interval() == (0.3, 0.3)
+
+
+def test_the_interval_of_another_metric_can_be_asked_for():
+    evaluation = Evaluation("toy", "test", "mc1", {"mc1": (1.0, 0.0), "mc3": (0.5, 0.5)})
+    assert evaluation.interval("mc3") == (0.5, 0.5)
+    assert evaluation.interval() == evaluation.interval("mc1") != (0.5, 0.5)
+
+
+# What is kept
+
+RESULT = Evaluation("toy", "val", "mc1", {"mc1": (1.0, 0.0), "mc2": (0.625, 0.1)}, texts=("Där", ""), generated=1)
+
+
+def test_an_evaluation_survives_json():
+    stored = json.loads(json.dumps(RESULT.to_json(), allow_nan=False))
+    assert Evaluation.from_json(stored) == RESULT
+    assert (stored["value"], stored["n"], stored["interval"]) == (0.5, 2, list(RESULT.interval()))
+
+
+def test_the_frame_has_a_row_for_each_example():
+    frame = RESULT.to_frame()
+    assert frame.to_dict("list") == {"mc1": [1.0, 0.0], "mc2": [0.625, 0.1], "text": ["Där", ""]}
+    assert list(evaluation_of(0.5).to_frame().columns) == ["mc2"]
+
+
+def test_its_text_says_what_was_measured_on_what():
+    assert str(RESULT) == "toy mc1 0.500 [0.095, 0.905] (n = 2, val)"

@@ -1,0 +1,185 @@
+"""Finished runs on disk: what is read back is what was stored, and the same settings find it."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+
+from lofit_lens import HeadIntervention, attached, tiny_model
+from lofit_lens.evaluation import Evaluation
+from lofit_lens.heads import Head, HeadScores
+from lofit_lens.methods.base import Fit
+from lofit_lens.store import ADAPTER_FOLDER, RUN_FILE, Run, RunStore, scores_from_json, scores_to_json
+
+NAN = math.nan
+SETTINGS = {"model": "tiny-llama", "method": {"name": "LoFiT", "k": 0.1, "heads": [[2, 3]]}, "task": "toy", "seed": 0}
+EVALUATION = Evaluation("toy", "test", "mc1", {"mc1": (1.0, 0.0), "mc2": (0.1, 1 / 3)}, texts=("a\n", "ü"), generated=2)
+INTERVENTION = HeadIntervention(
+    (Head(2, 3), Head(0, 1)),
+    offset=torch.randn(2, 16, generator=torch.Generator().manual_seed(0)),
+    made_by={"method": "LoFiT", "seed": 0},
+    head_scores=(0.5, 0.1),
+)
+SCORES = HeadScores(torch.tensor([[0.1, 0.2], [NAN, NAN]]), "norm", {"task": "toy"})
+FIT = Fit(INTERVENTION, SCORES, {"scale": (2.5, 1 / 3), "offset": (1.5,)})
+
+
+@pytest.fixture
+def store(tmp_path):
+    return RunStore(tmp_path / "deep" / "runs")
+
+
+def stored_run(store, model, settings=SETTINGS):
+    run = store.get(settings, model)
+    assert run is not None
+    return run
+
+
+def test_a_run_is_read_back_as_it_was_stored(store, llama):
+    store.put(Run(SETTINGS, FIT, EVALUATION), llama)
+    run = stored_run(store, llama)
+    assert run.settings == SETTINGS
+    assert run.evaluation == EVALUATION
+    assert run.fit.losses == FIT.losses
+    assert run.fit.intervention.heads == INTERVENTION.heads
+    assert torch.equal(run.fit.intervention.offset, INTERVENTION.offset)
+    assert run.fit.intervention.made_by == INTERVENTION.made_by
+    torch.testing.assert_close(run.fit.scores.values, SCORES.values, rtol=0, atol=0, equal_nan=True)
+    assert (run.fit.scores.quantity, run.fit.scores.made_by) == ("norm", {"task": "toy"})
+
+
+def test_the_stored_edit_gives_the_same_logits_bit_for_bit(store, llama):
+    store.put(Run(SETTINGS, FIT, EVALUATION), llama)
+    logits = []
+    for intervention in (None, INTERVENTION, stored_run(store, llama).fit.intervention):
+        with attached(llama, intervention), torch.no_grad():
+            logits.append(llama(torch.arange(3, 11).reshape(1, -1)))
+    assert torch.equal(logits[1], logits[2])
+    assert not torch.equal(logits[1], logits[0])
+
+
+def test_a_fit_without_scores_and_a_run_of_the_base_model_are_stored_too(store, llama):
+    store.put(Run(SETTINGS, Fit(INTERVENTION, losses={"offset": (1.0,)}), EVALUATION), llama)
+    assert stored_run(store, llama).fit.scores is None
+    base = {**SETTINGS, "method": None}
+    store.put(Run(base, None, EVALUATION), llama)
+    assert stored_run(store, llama, base).fit is None
+    assert stored_run(store, llama, base).evaluation == EVALUATION
+
+
+def test_what_was_not_stored_is_none(store, llama):
+    assert store.get(SETTINGS, llama) is None
+    store.put(Run(SETTINGS, None, EVALUATION), llama)
+    assert store.get({**SETTINGS, "seed": 1}, llama) is None
+
+
+def test_a_run_stored_again_replaces_the_first(store, llama):
+    store.put(Run(SETTINGS, FIT, EVALUATION), llama)
+    second = Evaluation("toy", "test", "exact_match", {"exact_match": (1.0,)})
+    store.put(Run(SETTINGS, None, second), llama)
+    assert stored_run(store, llama).evaluation == second
+    assert stored_run(store, llama).fit is None
+    assert [folder.name for folder in store.root.iterdir()] == [store.folder(SETTINGS).name]
+
+
+# The key
+
+
+def test_the_key_does_not_depend_on_the_order_of_settings(store):
+    def backwards(value):
+        return {key: backwards(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
+
+    assert list(backwards(SETTINGS)) == list(SETTINGS)[::-1]
+    assert store.folder(backwards(SETTINGS)) == store.folder(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"seed": "0"},
+        {"seed": None},
+        {"method": {"name": "LoFiT", "k": 0.1, "heads": [[3, 2]]}},
+        {"method": {"name": "LoFiT", "k": 0.2, "heads": [[2, 3]]}},
+        {"extra": 0},
+    ],
+)
+def test_the_key_depends_on_every_setting(store, changes):
+    assert store.folder({**SETTINGS, **changes}) != store.folder(SETTINGS)
+
+
+def test_settings_that_json_does_not_have_are_refused(store):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        store.folder({"k": NAN})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        store.folder({"head": torch.zeros(1)})
+
+
+# Damage
+
+
+def without(key):
+    def remove(text: str) -> str:
+        stored = json.loads(text)
+        del stored[key]
+        return json.dumps(stored)
+
+    return remove
+
+
+def within(key, value):
+    return lambda text: json.dumps({**json.loads(text), key: value})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: "null",
+        without("settings"),
+        without("evaluation"),
+        without("losses"),
+        without("scores"),
+        within("evaluation", {}),
+        within("evaluation", None),
+        within("losses", [1.0]),
+        within("losses", {"offset": 1.0}),
+        within("scores", {"values": [["a"]], "quantity": "norm", "made_by": {}}),
+    ],
+)
+def test_a_damaged_run_file_is_refused_with_the_folder_to_delete(as_users_run_it, store, llama, damage):
+    folder = store.put(Run(SETTINGS, FIT, EVALUATION), llama)
+    path = folder / RUN_FILE
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(ValueError, match=f"{folder} is damaged .*; delete that folder"):
+        store.get(SETTINGS, llama)
+    shutil.rmtree(folder)
+    assert store.get(SETTINGS, llama) is None
+
+
+@pytest.mark.parametrize("name", ["lofit_config.json", "lofit_vectors.safetensors"])
+def test_a_damaged_or_missing_adapter_is_refused_with_the_folder_to_delete(store, llama, name):
+    folder = store.put(Run(SETTINGS, FIT, EVALUATION), llama)
+    path = folder / ADAPTER_FOLDER / name
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=f"{folder} is damaged"):
+        store.get(SETTINGS, llama)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{folder} is damaged .*has no {name}"):
+        store.get(SETTINGS, llama)
+
+
+def test_a_run_of_another_base_model_is_refused(store, llama):
+    store.put(Run(SETTINGS, FIT, EVALUATION), llama)
+    with pytest.raises(ValueError, match="made for 'tiny-llama'"):
+        store.get(SETTINGS, tiny_model("llama", seed=1))
+
+
+def test_scores_survive_json_with_layers_without_attention():
+    stored = json.loads(json.dumps(scores_to_json(SCORES), allow_nan=False))
+    assert stored["values"][1] == [None, None]
+    assert scores_from_json(stored).rank() == SCORES.rank() == (Head(0, 1), Head(0, 0))
