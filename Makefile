@@ -24,11 +24,11 @@ compat: .venv-tl3/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m pytest -s tests/benchmarks -o python_files='bench_*.py'
 
-figures: $(VENV)/.installed
+figures: $(VENV)/.figures
 	$(BIN)/python figures/render.py
 
-notebooks: $(VENV)/.installed
-	$(BIN)/python -m pytest --nbmake notebooks
+notebooks: $(VENV)/.notebooks
+	$(BIN)/python -m pytest --nbmake notebooks -p no:jaxtyping
 
 clean:
 	rm -rf .venv .venv-tl3
@@ -38,6 +38,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)/.figures $(VENV)/.notebooks: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(subst .,,$(notdir $@))]'
 	touch $@
 
 .venv-tl3/.installed: pyproject.toml constraints.txt

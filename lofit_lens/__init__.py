@@ -1,6 +1,6 @@
 """Find the few attention heads that learn a task (LoFiT), and look at them, on TransformerLens."""
 
-from lofit_lens import methods, tasks
+from lofit_lens import analysis, methods, plots, tasks
 from lofit_lens.evaluation import Evaluation, evaluate
 from lofit_lens.generation import generate
 from lofit_lens.heads import Head, HeadScores, random_heads
@@ -16,6 +16,7 @@ __all__ = [
     "HeadIntervention",
     "HeadScores",
     "Intervention",
+    "analysis",
     "answer_logprobs",
     "attached",
     "check_model",
@@ -23,6 +24,7 @@ __all__ = [
     "generate",
     "load_model",
     "methods",
+    "plots",
     "random_heads",
     "tasks",
     "tiny_model",

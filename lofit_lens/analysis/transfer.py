@@ -1,6 +1,6 @@
 """What happens when one task borrows another's heads (paper section 6, Figure 2)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,21 +29,12 @@ class TransferTable:
         return pd.DataFrame(rows, index=pd.Index(self.sources, name="heads of"), columns=pd.Index(self.targets, name="task"))
 
     def to_json(self) -> list[dict[str, Any]]:
-        """One record per cell: value, n and 95 % interval."""
-        records = []
-        for source in self.sources:
-            for target in self.targets:
-                evaluation = self.evaluations[source, target]
-                low, high = evaluation.interval()
-                records.append(
-                    {
-                        "heads_of": source,
-                        "task": target,
-                        "metric": evaluation.metric,
-                        "value": evaluation.value,
-                        "n": evaluation.n,
-                        "low": low,
-                        "high": high,
-                    }
-                )
-        return records
+        """One record per cell: whose heads, and the evaluation with every example's outcome; `from_json` reads it back."""
+        cells = [(source, target) for source in self.sources for target in self.targets]
+        return [{"heads_of": source, **self.evaluations[source, target].to_json()} for source, target in cells]
+
+    @classmethod
+    def from_json(cls, records: Sequence[Mapping[str, Any]]) -> "TransferTable":
+        evaluations = {(record["heads_of"], record["task"]): Evaluation.from_json(record) for record in records}
+        sources = tuple(dict.fromkeys(source for source, _ in evaluations))
+        return cls(evaluations, sources, tuple(dict.fromkeys(target for _, target in evaluations)))

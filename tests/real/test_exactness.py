@@ -6,7 +6,7 @@ import torch
 import lofit_lens as ll
 from lofit_lens.batches import TokenSequence, collate, encode
 from lofit_lens.fitting import weights_frozen
-from lofit_lens.lens import resid_pre_hook
+from lofit_lens.frozen import ResidualStore
 from lofit_lens.losses import mean_answer_loss
 from lofit_lens.scoring import answer_logits, target_logprobs
 
@@ -14,9 +14,10 @@ PROMPTS = [
     "The capital of France is",
     "Q: What is the longest river in the world, measured from its source to the sea? A:",
     "Two plus two equals",
-    "A long prompt, so that a sliding window is passed by: " + "one sheep, two sheep, many sheep jump over a fence; " * 60,
 ]
-ANSWERS = [" Paris", " The Nile, though some say the Amazon", " four", " and then everyone is asleep"]
+ANSWERS = [" Paris", " The Nile, though some say the Amazon", " four"]
+#: Longer than Gemma 3's sliding window of 512 tokens.
+LONG = ("So that a window is passed: " + "one sheep, two sheep, many sheep jump over a fence; " * 42, " and all are asleep")
 #: Sums over another order of additions in float32; the log-probabilities are of size 1 to 40.
 TOLERANCE = 1e-4
 
@@ -32,19 +33,24 @@ def edit(model, scale: bool, offset: bool) -> ll.HeadIntervention | None:
 
 
 def plain_logprob(model, sequence: TokenSequence) -> torch.Tensor:
-    """One sequence, no padding, no cache, logits of every position."""
-    tokens = torch.tensor([sequence.prompt + sequence.answer])
-    logprobs = model(tokens).float().log_softmax(-1)[0]
-    first = len(sequence.prompt) - 1
-    return sum(logprobs[first + i, token] for i, token in enumerate(sequence.answer))
+    """One sequence, no padding, no cache, logits of every position.
+
+    The softmax is in float64: PyTorch's own float32 log_softmax over Gemma's 262,144 tokens is off by 3e-4.
+    """
+    logits = model(torch.tensor([sequence.prompt + sequence.answer]))[0]
+    logprobs = logits[len(sequence.prompt) - 1 : -1].double().log_softmax(-1)
+    return sum(logprobs[i, token] for i, token in enumerate(sequence.answer))
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(False, False), (True, False), (False, True), (True, True)])
 def test_answer_logprobs_equal_the_plain_pass(real_model, scale, offset):
     intervention = edit(real_model, scale, offset)
-    fast = ll.answer_logprobs(real_model, PROMPTS, ANSWERS, intervention)
+    prompts, answers = PROMPTS, ANSWERS
+    if scale and offset:
+        prompts, answers = [*PROMPTS, LONG[0]], [*ANSWERS, LONG[1]]
+    fast = ll.answer_logprobs(real_model, prompts, answers, intervention)
     with torch.no_grad(), ll.attached(real_model, intervention):
-        plain = torch.stack([plain_logprob(real_model, s) for s in encode(real_model, PROMPTS, ANSWERS, eos=False)])
+        plain = torch.stack([plain_logprob(real_model, s) for s in encode(real_model, prompts, answers, eos=False)])
     assert (fast - plain).abs().max() < TOLERANCE
 
 
@@ -58,8 +64,7 @@ def test_the_edits_differ_from_the_base_model(real_model):
 
 @pytest.mark.parametrize(("scale", "offset"), [(True, False), (False, True), (True, True)])
 def test_gradients_equal_the_plain_pass(real_model, scale, offset):
-    prompts, answers = PROMPTS[:3], ANSWERS[:3]
-    sequences = encode(real_model, prompts, answers, eos=False)
+    sequences = encode(real_model, PROMPTS, ANSWERS, eos=False)
 
     def gradients(loss_of) -> list[torch.Tensor]:
         made = edit(real_model, scale, offset)
@@ -80,12 +85,10 @@ def test_gradients_equal_the_plain_pass(real_model, scale, offset):
 
 
 def test_resuming_above_frozen_layers_is_bit_equal(real_model):
-    from lofit_lens.frozen import ResidualStore
-
     info = ll.check_model(real_model)
     assert info.can_resume
     layer = info.n_layers // 2
-    sequences = encode(real_model, PROMPTS[:3], ANSWERS[:3], eos=True)
+    sequences = encode(real_model, PROMPTS, ANSWERS, eos=True)
     batch = collate(real_model, sequences)
     heads = tuple(ll.Head(layer + i, i % info.n_heads) for i in range(3))
     made = ll.HeadIntervention(heads, offset=torch.randn(3, info.d_head, generator=torch.Generator().manual_seed(1)))
@@ -99,10 +102,9 @@ def test_resuming_above_frozen_layers_is_bit_equal(real_model):
             resumed = answer_logits(real_model, batch, store.resumption(range(3), batch.tokens.shape[1]))
     assert torch.equal(resumed, full)
     assert touched == list(range(layer, info.n_layers))
-    assert resid_pre_hook(layer) == f"blocks.{layer}.hook_resid_pre"
 
 
 def test_generation_with_and_without_its_batch(real_model):
-    texts = ll.generate(real_model, PROMPTS[:3], max_new_tokens=8)
-    assert texts == [ll.generate(real_model, [prompt], max_new_tokens=8)[0] for prompt in PROMPTS[:3]]
+    texts = ll.generate(real_model, PROMPTS, max_new_tokens=8)
+    assert texts == [ll.generate(real_model, [prompt], max_new_tokens=8)[0] for prompt in PROMPTS]
     assert len(set(texts)) == 3

@@ -35,7 +35,7 @@ def choice_examples(choices) -> list[Example]:
     return [
         Example(prompt, first, rejected=(third, second)),
         Example(prompt, third, aliases=(first, fourth), rejected=(second,)),
-        Example(prompt, fourth, rejected=(first, second, third)),
+        Example(prompt, third, rejected=(first, fourth, second)),
         Example(prompt, first, aliases=(second,), rejected=(third, fourth)),
         Example("Q: and now?\nA:", fourth, aliases=(third,), rejected=(first, second)),
     ]
@@ -178,7 +178,8 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_approximation_where_that_i
 
 
 def test_the_bootstrap_is_deterministic_and_leaves_global_random_state_alone():
-    evaluation = evaluation_of(0.1, 0.5, 0.2, 0.9, 0.4, 0.4, 0.7)
+    numbers = random.Random(0)
+    evaluation = evaluation_of(*(numbers.random() for _ in range(30)))
     np.random.seed(0)
     intervals = {evaluation.interval()}
     expected = np.random.random()

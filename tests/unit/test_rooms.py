@@ -146,3 +146,9 @@ def test_a_file_has_at_most_300_lines_and_a_function_60(module):
 def test_the_library_never_prints(module):
     calls = [node.func for node in ast.walk(TREES[module]) if isinstance(node, ast.Call)]
     assert [call.lineno for call in calls if isinstance(call, ast.Name) and call.id == "print"] == []
+
+
+def test_shapes_are_checked_at_run_time_wherever_they_are_written(request):
+    checked = (request.config.getoption("--jaxtyping-packages") or "").split(",")
+    written = {module for module in MODULES if "jaxtyping" in {name.split(".")[0] for name in imports_of(module)}}
+    assert {module for module in written if f"lofit_lens.{module}" not in checked and "lofit_lens" not in checked} == set()

@@ -1,0 +1,46 @@
+"""Draw the figures again from the numbers beside them; nothing is recomputed. `make figures`.
+
+Each folder has the numbers as JSON, the figure as one HTML file, and a PNG where a Chrome or Chromium is found.
+"""
+
+import json
+import logging
+from pathlib import Path
+
+import plotly.graph_objects as go
+
+from lofit_lens import plots
+from lofit_lens.analysis import TransferTable
+from lofit_lens.store import scores_from_json
+
+logger = logging.getLogger("figures")
+FOLDER = Path(__file__).parent
+
+
+def demo_figures() -> dict[str, go.Figure]:
+    """From what `lofit-lens demo` wrote (`heads.json`, `transfer.json`)."""
+    folder = FOLDER / "demo"
+    heads = json.loads((folder / "heads.json").read_text())
+    scores = {task: scores_from_json(stored) for task, stored in heads.items()}
+    selected = {task: [tuple(head) for head in stored["selected"]] for task, stored in heads.items()}
+    table = TransferTable.from_json(json.loads((folder / "transfer.json").read_text()))
+    return {
+        "demo/heads": plots.head_heatmaps(scores, selected, title="Where each task's scaling moved most"),
+        "demo/transfer": plots.transfer_matrix(table, title="Each task learned at another's heads"),
+    }
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name, figure in demo_figures().items():
+        page = FOLDER / f"{name}.html"
+        figure.write_html(page, include_plotlyjs="cdn")
+        logger.info("%s", page)
+        try:
+            figure.write_image(page.with_suffix(".png"), scale=2)
+        except (RuntimeError, ValueError, ImportError) as error:
+            logger.warning("no PNG: needs the kaleido package and a Chrome or Chromium (%s)", str(error).splitlines()[0])
+
+
+if __name__ == "__main__":
+    main()
