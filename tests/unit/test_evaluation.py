@@ -203,6 +203,11 @@ def test_the_interval_of_equal_scores_is_that_score():
     assert evaluation_of(0.3).interval() == (0.3, 0.3)
 
 
+def test_scores_that_differ_by_rounding_alone_have_an_interval_too():
+    low, high = evaluation_of(*[1.0] * 99, 1 - 2**-50).interval()
+    assert 1 - 2**-49 < low <= high <= 1
+
+
 def test_the_interval_of_another_metric_can_be_asked_for():
     evaluation = Evaluation("toy", "test", "mc1", {"mc1": (1.0, 0.0), "mc3": (0.5, 0.5)})
     assert evaluation.interval("mc3") == (0.5, 0.5)
