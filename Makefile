@@ -28,7 +28,7 @@ figures: $(VENV)/.figures
 	$(BIN)/python figures/render.py
 
 notebooks: $(VENV)/.notebooks
-	$(BIN)/python -m pytest --nbmake notebooks -p no:jaxtyping
+	$(BIN)/python -m pytest --nbmake notebooks
 
 clean:
 	rm -rf .venv .venv-tl3

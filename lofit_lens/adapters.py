@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 CONFIG_FILE = "lofit_config.json"
 VECTORS_FILE = "lofit_vectors.safetensors"
 CARD_FILE = "README.md"
-REQUIRED = ("base_model", "hook_point", "heads", "head_scores", "made_by")
+REQUIRED = ("base_model", "hook_point", "heads", "head_scores", "made_by", "vectors_sha256")
 
 CARD = """---
 library_name: lofit-lens
@@ -99,7 +99,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
     missing = [key for key in REQUIRED if key not in config]
     if missing:
         raise ValueError(f"{folder / CONFIG_FILE} lacks {missing}; wanted what HeadIntervention.save writes")
-    if sha256_of(folder / VECTORS_FILE) != config.get("vectors_sha256"):
+    if sha256_of(folder / VECTORS_FILE) != config["vectors_sha256"]:
         raise ValueError(f"{folder / VECTORS_FILE} is not the file that {CONFIG_FILE} describes: truncated or replaced")
     try:
         return config, load_file(folder / VECTORS_FILE)

@@ -6,6 +6,7 @@ slices template ids by hand, `[2:]` for one tokenizer and `[1:]` for another.)
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -42,6 +43,17 @@ class Batch:
     targets: Int[Tensor, "answer_token"]
 
 
+def refuse_one_string(**texts: Sequence[str]) -> None:
+    """A string is a sequence of strings too, its letters; nobody means that.
+
+    Raises:
+        ValueError: one of the arguments is a string.
+    """
+    for name, value in texts.items():
+        if isinstance(value, str):
+            raise ValueError(f"{name} is one string, {value[:60]!r}; wanted a list of strings: [{name[:-1]}]")
+
+
 def encode_prompt(model: LensModel, prompt: str) -> tuple[int, ...]:
     """Token ids of a prompt, with one BOS in front where the model is used with one (`cfg.default_prepend_bos`).
 
@@ -58,13 +70,19 @@ def encode_prompt(model: LensModel, prompt: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
+def _ids_behind_text(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text that other text precedes: some tokenizers (Llama 2's) put a space in front of what starts a text."""
+    line, both, alone = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in ("\n", "\n" + text, text))
+    return list(both[len(line) :] if both[: len(line)] == line else alone)
+
+
 def encode_answer(model: LensModel, answer: str, *, eos: bool) -> tuple[int, ...]:
     """Token ids of an answer, with the end-of-sequence token behind it if `eos` and the tokenizer has one.
 
     Raises:
         ValueError: no token at all.
     """
-    ids = list(model.tokenizer(answer, add_special_tokens=False)["input_ids"])
+    ids = _ids_behind_text(model.tokenizer, answer)
     if not ids:
         raise ValueError(f"the answer {answer!r} tokenises to nothing; an answer needs at least one token")
     if eos and model.tokenizer.eos_token_id is not None:
@@ -87,6 +105,7 @@ def encode(
     Raises:
         ValueError: a pair is longer than the model's context, or has an empty side.
     """
+    refuse_one_string(prompts=prompts, answers=answers)
     if len(prompts) != len(answers):
         raise ValueError(f"got {len(prompts)} prompts and {len(answers)} answers; wanted as many of each")
     sequences = [

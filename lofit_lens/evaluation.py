@@ -27,7 +27,7 @@ from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
 from lofit_lens.progress import progress
 from lofit_lens.scoring import answer_logits, sequence_logprobs
-from lofit_lens.tasks.base import Example, Split, Task, non_empty
+from lofit_lens.tasks.base import SPLITS, Example, Split, Task, non_empty
 
 CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 2000
@@ -73,8 +73,8 @@ class Evaluation:
             successes = stats.binomtest(int(sum(scores)), len(scores))
             low, high = successes.proportion_ci(CONFIDENCE, method="wilson")
             return float(low), float(high)
-        if len(set(scores)) == 1:
-            return scores[0], scores[0]
+        if max(scores) - min(scores) < 1e-9:  # BCa divides by the spread
+            return min(scores), max(scores)
         resampled = stats.bootstrap(
             (scores,), _mean, confidence_level=CONFIDENCE, n_resamples=BOOTSTRAP_RESAMPLES, rng=0, method="BCa"
         )
@@ -134,9 +134,11 @@ def evaluate(
         token_budget: padded tokens that go through the model at once.
 
     Raises:
-        ValueError: an empty split, or an example that cannot be tokenised; before anything is run.
+        ValueError: an unknown or empty split, or an example that cannot be tokenised; before anything is run.
     """
     check_model(model)
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r}; wanted one of {', '.join(SPLITS)}")
     examples = non_empty(task.splits[split], task, split)
     with attached(model, intervention):
         if task.metric == "mc1":

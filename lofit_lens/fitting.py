@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -63,6 +63,7 @@ class Optimisation:
     token_budget: int = TOKEN_BUDGET
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A loss over examples, each made of one or more token sequences."""
 
@@ -73,7 +74,7 @@ class Objective(Protocol):
         """Mean loss of the examples whose sequences, in order, make up the batch."""
         ...
 
-    def weight(self, examples: list[int]) -> float:
+    def weight(self, examples: list[int]) -> int:
         """What these examples count for when means over parts of a batch are put together."""
         ...
 
@@ -89,7 +90,7 @@ class AnswerObjective:
     def loss(self, examples: list[int], batch: Batch, token_logprobs: Float[Tensor, "answer_token"]) -> Float[Tensor, ""]:
         return mean_answer_loss(token_logprobs)
 
-    def weight(self, examples: list[int]) -> float:
+    def weight(self, examples: list[int]) -> int:
         return sum(len(self.sequences[i].answer) for i in examples)
 
 
@@ -113,7 +114,7 @@ class PreferenceObjective:
         reference_chosen, reference_rejected = self.reference[examples].to(chosen.device).unbind(-1)
         return dpo_loss(chosen, rejected, reference_chosen, reference_rejected, self.beta)
 
-    def weight(self, examples: list[int]) -> float:
+    def weight(self, examples: list[int]) -> int:
         return len(examples)
 
 

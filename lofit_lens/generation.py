@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lofit_lens import lens
-from lofit_lens.batches import TOKEN_BUDGET, by_length, encode_prompt, left_padded
+from lofit_lens.batches import TOKEN_BUDGET, by_length, encode_prompt, left_padded, refuse_one_string
 from lofit_lens.interventions import Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
@@ -51,6 +51,7 @@ def generate(
         ValueError: the model, the intervention or a prompt cannot be used; before anything is run.
     """
     n_ctx = check_model(model).n_ctx
+    refuse_one_string(prompts=prompts)
     encoded = [encode_prompt(model, prompt) for prompt in prompts]
     for i, ids in enumerate(encoded):
         if len(ids) + max_new_tokens > n_ctx:

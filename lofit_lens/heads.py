@@ -122,7 +122,7 @@ def random_heads(k: int | float, heads: Iterable[tuple[int, int]], seed: int) ->
     Raises:
         ValueError: k is not positive, or more than there are.
     """
-    pool = sorted(Head(*head) for head in heads)
+    pool = sorted({Head(*head) for head in heads})
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(pool), generator=generator)[: head_count(k, len(pool))]
     return tuple(pool[i] for i in order.tolist())

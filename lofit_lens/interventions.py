@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import einsum
@@ -28,6 +28,7 @@ from lofit_lens.models import check_model, fingerprint
 FwdHook = tuple[str, Callable[..., Tensor]]
 
 
+@runtime_checkable
 class Intervention(Protocol):
     """Anything that edits a running model by forward hooks."""
 
@@ -80,6 +81,8 @@ class HeadIntervention:
                 raise ValueError(
                     f"{name} has shape {tuple(vectors.shape)}; wanted [{len(self.heads)}, d_head], a row for each head"
                 )
+        if self.head_scores is not None and len(self.head_scores) != len(self.heads):
+            raise ValueError(f"{len(self.head_scores)} head_scores for {len(self.heads)} heads; wanted one for each")
         if self.scale is None and self.offset is None:
             raise ValueError("an intervention needs a scale or an offset; for no edit at all, pass None instead of it")
         if self.scale is not None and self.offset is not None and self.scale.shape != self.offset.shape:
@@ -151,7 +154,7 @@ class HeadIntervention:
             head_scores=None if self.head_scores is None else tuple(self.head_scores[i] for i in rows),
         )
 
-    def __mul__(self, strength: float) -> "HeadIntervention":
+    def __mul__(self, strength: int | float) -> "HeadIntervention":
         """Both vectors times a number: the edit at another strength; 0 is the base model."""
         return replace(
             self,
@@ -229,20 +232,27 @@ class HeadIntervention:
             ValueError: truncated, foreign, of an unknown schema, or of another base model.
         """
         config, vectors = adapters.read_adapter(Path(folder))
-        base = config["base_model"]
-        if model is not None and fingerprint(model) != base["fingerprint"]:
+        try:
+            name, wanted = config["base_model"]["name"], config["base_model"]["fingerprint"]
+            heads = tuple(Head(*map(int, head)) for head in config["heads"])
+            scores = None if config["head_scores"] is None else tuple(map(float, config["head_scores"]))
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"the adapter in {folder} was made for {base['name']!r} (fingerprint {base['fingerprint']}), this model is "
+                f"{Path(folder) / adapters.CONFIG_FILE} has values of another form ({error!r}); wanted what "
+                "HeadIntervention.save writes"
+            ) from error
+        if model is not None and fingerprint(model) != wanted:
+            raise ValueError(
+                f"the adapter in {folder} was made for {name!r} (fingerprint {wanted}), this model is "
                 f"{getattr(model.cfg, 'model_name', 'unknown')!r} ({fingerprint(model)}); load that model, or pass "
                 "model=None to read the vectors without the check"
             )
-        scores = config["head_scores"]
         return cls(
-            heads=tuple(Head(*head) for head in config["heads"]),
+            heads=heads,
             scale=vectors.get("scale"),
             offset=vectors.get("offset"),
             made_by=config["made_by"],
-            head_scores=None if scores is None else tuple(scores),
+            head_scores=scores,
         )
 
 

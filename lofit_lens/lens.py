@@ -7,13 +7,14 @@ everything above is written once. A model is never subclassed and never changed:
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
+@runtime_checkable
 class LensModel(Protocol):
     """What a model must have. Both TransformerLens classes do."""
 
@@ -59,7 +60,7 @@ def head_output_weights(model: LensModel, layer: int) -> Float[Tensor, "head d_h
 
 def plain_forward(
     model: LensModel, tokens: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]
-) -> Float[Tensor, "batch pos d_vocab"]:
+) -> Float[Tensor, "_ _ d_vocab"]:
     """The logits of one pass over right-padded tokens, without filling a KV cache that nobody reads."""
     keywords = {"use_cache": False} if is_bridge(model) else {}
     return model(tokens, attention_mask=attention_mask, **keywords)

@@ -19,8 +19,8 @@ from lofit_lens.tiny import FAMILIES, tiny_pair
 
 logger = logging.getLogger(__name__)
 
-#: Entries sampled from each layer's W_O for the fingerprint: enough to tell apart any two fine-tunes, quick to read.
-FINGERPRINT_SAMPLES_PER_LAYER = 256
+#: Entries sampled from each weight for the fingerprint: enough to tell apart any two fine-tunes, quick to read.
+FINGERPRINT_SAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def check_model(model: LensModel) -> ModelInfo:
 
     Raises:
         TypeError: not a TransformerLens model.
-        ValueError: processed weights, a hook point that never fires or has another shape, or logits at single positions
-            that differ from the full pass.
+        ValueError: processed weights, a hook point that never fires or has another shape, or logits that are not finite or
+            differ at single positions from the full pass.
     """
     for attribute in ("cfg", "hooks", "tokenizer", "blocks"):
         if not hasattr(model, attribute):
@@ -189,11 +189,13 @@ def _examine(model: LensModel) -> ModelInfo:
             raise ValueError(f"{lens.z_hook(layer)} gives {shape}, wanted [batch, pos, n_heads, d_head] = {wanted}")
     if not shapes:
         raise ValueError("no attn.hook_z fired in any layer; this architecture has no heads that could be edited")
+    if not full.isfinite().all():
+        raise ValueError("the model's logits are not finite on its first tokens; load it in float32, or its weights again")
     with model.hooks(fwd_hooks=[(lens.unembed_input_hook(model), lambda value, hook: value[:, -1:])]):
         last = lens.plain_forward(model, tokens, mask)
     # A matrix product over one row and over four may be summed in another order: some units in the last place.
     tolerance = 32 * torch.finfo(full.dtype).eps * full.abs().max()
-    if last.shape[1] != 1 or (last[:, -1] - full[:, -1]).abs().max() > tolerance:
+    if last.shape[1] != 1 or not (last[:, -1] - full[:, -1]).abs().max() <= tolerance:
         raise ValueError(f"logits of the last position alone differ from the full pass (shape {tuple(last.shape)})")
 
     return ModelInfo(
@@ -224,7 +226,7 @@ def _resumes(model, tokens, mask, full, residual, layer: int) -> bool:
 
 
 def fingerprint(model: LensModel) -> str:
-    """A short hash of the model's shape and of samples of every layer's W_O, the same in float32 and bfloat16.
+    """A short hash of the model's shape and of samples of every layer's W_Q and W_O, the same in float32 and bfloat16.
 
     It tells a base model from its fine-tunes, whatever the folder is called. Entries are rounded to bfloat16, the coarsest
     dtype that models are commonly stored in, so that loading in another dtype keeps the fingerprint.
@@ -232,8 +234,9 @@ def fingerprint(model: LensModel) -> str:
     info = check_model(model)
     digest = hashlib.sha256(repr((info.n_layers, info.n_heads, info.d_head, info.d_model)).encode())
     for layer in info.attention_layers:
-        weights = lens.head_output_weights(model, layer).flatten()
-        step = max(1, weights.numel() // FINGERPRINT_SAMPLES_PER_LAYER)
-        samples = weights[::step][:FINGERPRINT_SAMPLES_PER_LAYER].to(torch.bfloat16).view(torch.int16).cpu()
-        digest.update(samples.numpy().tobytes())
+        attention = model.blocks[layer].attn
+        for weights in (attention.W_Q.detach().flatten(), attention.W_O.detach().flatten()):
+            step = max(1, weights.numel() // FINGERPRINT_SAMPLES)
+            samples = weights[::step][:FINGERPRINT_SAMPLES].to(torch.bfloat16).view(torch.int16).cpu()
+            digest.update(samples.numpy().tobytes())
     return digest.hexdigest()[:16]

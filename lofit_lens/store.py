@@ -59,9 +59,10 @@ class RunStore:
             stored = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
             fit = None if stored["losses"] is None else self._read_fit(folder, stored, model)
             return Run(stored["settings"], fit, Evaluation.from_json(stored["evaluation"]))
-        except (KeyError, ValueError, FileNotFoundError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, FileNotFoundError) as error:
             raise ValueError(
-                f"the run in {folder} is damaged ({error}); delete that folder and it will be run again"
+                f"the run in {folder} is damaged, or of another base model ({error}); delete that folder, and it will "
+                "be run again"
             ) from error
 
     def put(self, run: Run, model: LensModel) -> Path:

@@ -23,7 +23,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated
 
 from lofit_lens.batches import TOKEN_BUDGET
-from lofit_lens.fitting import Optimisation, fit_vectors, objective_of
+from lofit_lens.fitting import Objective, Optimisation, fit_vectors, objective_of
 from lofit_lens.heads import HeadScores, checked_heads, head_count
 from lofit_lens.interventions import HeadIntervention, scores_from_norms
 from lofit_lens.lens import LensModel
@@ -31,8 +31,8 @@ from lofit_lens.methods.base import Fit
 from lofit_lens.models import check_model
 from lofit_lens.tasks.base import Task
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -56,7 +56,7 @@ class LoFiT:
         token_budget: padded tokens that go through the model at once; changes memory and speed, not results.
     """
 
-    k: Count | Annotated[float, Field(gt=0, le=1)] = 0.1
+    k: Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, le=1, strict=True)] = 0.1
     heads: tuple[tuple[int, int], ...] | None = None
     scale_lr: Positive = 5e-3
     offset_lr: Positive = 1e-2
@@ -77,9 +77,11 @@ class LoFiT:
             ValueError: model or task cannot be used.
             NonFiniteLossError: the loss became NaN or infinite.
         """
+        return self._select(model, task, objective_of(model, task, dpo_beta=self.dpo_beta), seed)
+
+    def _select(self, model: LensModel, task: Task, objective: Objective, seed: int) -> tuple[HeadScores, tuple[float, ...]]:
         info = check_model(model)
         heads = checked_heads(info.all_heads, info.n_layers, info.n_heads)
-        objective = objective_of(model, task, dpo_beta=self.dpo_beta)
         optimisation = self._optimisation(self.scale_lr, self.scale_epochs, self.l1)
         scale, losses = fit_vectors(
             model, objective, heads, "scale", optimisation, seed=seed, description=f"{task.name}: step 1, scales"
@@ -99,14 +101,15 @@ class LoFiT:
         """
         info = check_model(model)
         losses: dict[str, tuple[float, ...]] = {}
-        scores = None
+        scores, heads = None, ()
         if self.heads is None:
             head_count(self.k, len(info.all_heads))  # a k that cannot be used is refused before step 1 is paid for
-            scores, losses["scale"] = self.select(model, task, seed=seed)
-            heads = scores.top(self.k)
         else:
             heads = checked_heads(self.heads, info.n_layers, info.n_heads)
         objective = objective_of(model, task, dpo_beta=self.dpo_beta)
+        if self.heads is None:
+            scores, losses["scale"] = self._select(model, task, objective, seed)
+            heads = scores.top(self.k)
         optimisation = self._optimisation(self.offset_lr, self.offset_epochs, l1=0.0)
         offset, losses["offset"] = fit_vectors(
             model, objective, heads, "offset", optimisation, seed=seed, description=f"{task.name}: step 2, offsets"
@@ -149,7 +152,7 @@ class LoFiT:
             ValueError: the paper did not run that.
         """
         row = _PAPER_RATES.get((model, task))
-        rate = None if row is None else row[2 if share == "3%" else 3]
+        rate = None if row is None else {"3%": row[2], "10%": row[3]}.get(share)
         if row is None or rate is None:
             known = ", ".join(f"{m}/{t}" for m, t in _PAPER_RATES)
             raise ValueError(f"the paper has no settings for {model}/{task} at {share} of heads; it has: {known}")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lofit_lens.heads import HeadScores
+from lofit_lens.heads import Head, HeadScores, checked_heads
 from lofit_lens.plots.template import SELECTED, SEQUENTIAL, TEMPLATE
 
 
@@ -35,7 +35,7 @@ def head_heatmaps(
         title: of the figure.
 
     Raises:
-        ValueError: nothing to draw, or scores of different shapes or quantities.
+        ValueError: nothing to draw, scores of different shapes or quantities, or heads to outline that are in no panel.
     """
     if not scores:
         raise ValueError("no scores to draw; wanted at least one named HeadScores")
@@ -43,9 +43,15 @@ def head_heatmaps(
     if len(kinds) > 1:
         raise ValueError(f"panels of one figure share axes and a colour scale, but these differ in shape or quantity: {kinds}")
     (n_layers, n_heads), quantity = next(iter(kinds))
+    outlines = {name: {Head(*head) for head in heads} for name, heads in (selected or {}).items()}
+    for name, heads in outlines.items():
+        if name not in scores:
+            raise ValueError(f"heads to outline in a panel {name!r} that is not drawn; panels are {list(scores)}")
+        if heads:
+            checked_heads(heads, n_layers, n_heads)
     figure = make_subplots(1, len(scores), subplot_titles=list(scores), shared_yaxes=True, horizontal_spacing=0.04)
     for column, (name, panel) in enumerate(scores.items(), start=1):
-        outlined = {tuple(head) for head in (selected or {}).get(name, ())}
+        outlined = outlines.get(name, set())
         figure.add_trace(_heatmap(panel, outlined), row=1, col=column)
         for layer, index in sorted(outlined):
             figure.add_shape(
@@ -65,7 +71,7 @@ def head_heatmaps(
     return figure
 
 
-def _heatmap(panel: HeadScores, outlined: set[tuple[int, ...]]) -> go.Heatmap:
+def _heatmap(panel: HeadScores, outlined: set[Head]) -> go.Heatmap:
     ranks = {tuple(head): place for place, head in enumerate(panel.rank(), start=1)}
     values = panel.values.tolist()
     hover = [

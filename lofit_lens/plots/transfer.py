@@ -10,7 +10,12 @@ def transfer_matrix(table: TransferTable, *, title: str = "") -> go.Figure:
     """Metric of each task (column) with offsets at the heads of each source (row), with 95 % intervals.
 
     A task's own column is comparable from row to row; columns of different metrics are not comparable with each other.
+
+    Raises:
+        ValueError: no cells.
     """
+    if not table.sources or not table.targets:
+        raise ValueError("the table has no cells to draw; wanted at least one source and one target")
     cells = [[table.evaluations[source, target] for target in table.targets] for source in table.sources]
     intervals = [[cell.interval() for cell in row] for row in cells]
     figure = go.Figure(
@@ -30,7 +35,7 @@ def transfer_matrix(table: TransferTable, *, title: str = "") -> go.Figure:
             colorscale=SEQUENTIAL,
             zmin=0,
             zmax=1,
-            colorbar={"title": {"text": "test metric (0 to 1)", "side": "right"}, "thickness": 14},
+            colorbar={"title": {"text": "metric (0 to 1)", "side": "right"}, "thickness": 14},
             xgap=2,
             ygap=2,
         )

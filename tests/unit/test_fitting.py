@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lofit_lens import load_model, models, tiny_model
+from lofit_lens import check_model, load_model, models, tiny_model
 from lofit_lens.fitting import (
     AnswerObjective,
     NonFiniteLossError,
@@ -273,6 +273,7 @@ def test_a_learning_rate_that_explodes_stops_the_fit_and_is_named():
 @pytest.mark.parametrize("kind", ["scale", "offset"])
 def test_a_model_that_gives_nan_stops_at_the_first_step(kind):
     model = tiny_model("llama")
+    check_model(model)
     with torch.no_grad():
         next(iter(model.blocks[2].mlp.parameters())).fill_(float("inf"))
     with pytest.raises(NonFiniteLossError, match=r"the loss is nan .* at step 1 of 5 .*learning rate 1\.00e-02"):

@@ -136,3 +136,7 @@ def test_random_heads_leave_the_global_random_state_alone():
 def test_more_random_heads_than_there_are_is_refused():
     with pytest.raises(ValueError, match="wanted 1 to 20"):
         random_heads(21, POOL, seed=0)
+
+
+def test_random_heads_draws_no_head_twice_from_a_pool_that_holds_it_twice():
+    assert len(set(random_heads(2, [(0, 0), (0, 0), (0, 1)], seed=0))) == 2

@@ -131,7 +131,7 @@ def test_the_transfer_matrix_says_what_its_axes_and_colours_are():
     assert list(layout.xaxis.ticktext) == ["kinship (exact_match)", "truth (mc1)"]
     assert list(layout.xaxis.tickvals) == ["kinship", "truth"]
     assert layout.yaxis.autorange == "reversed", "the first source is on top"
-    assert transfer_matrix(TABLE).data[0].colorbar.title.text == "test metric (0 to 1)"
+    assert transfer_matrix(TABLE).data[0].colorbar.title.text == "metric (0 to 1)"
 
 
 def test_each_cell_shows_its_value_and_interval():

@@ -1,0 +1,36 @@
+"""What a user of `generate` relies on beyond the model contract: where answers end, and what is refused."""
+
+import pytest
+
+from lofit_lens import answer_logprobs, generate
+from lofit_lens.generation import generated_text
+
+
+def test_text_ends_at_eos_and_at_the_first_stop_string(llama):
+    ids = llama.tokenizer("an answer. And\nmore", add_special_tokens=False)["input_ids"]
+    assert generated_text(llama, ids, ()) == "an answer. And\nmore"
+    assert generated_text(llama, ids, ("\n", ".")) == "an answer"
+    assert generated_text(llama, [*ids[:2], llama.tokenizer.eos_token_id, *ids], ()) == "an"
+
+
+def test_a_stop_string_cuts_what_would_have_been_generated(speaker):
+    (whole,) = generate(speaker, ["tell me"], max_new_tokens=12)
+    mark = whole[3]
+    assert generate(speaker, ["tell me"], max_new_tokens=12, stop=[mark]) == [whole[: whole.index(mark)]]
+
+
+def test_no_prompts_give_no_answers(llama):
+    assert generate(llama, []) == []
+
+
+def test_prompts_that_leave_no_room_are_refused(llama):
+    with pytest.raises(ValueError, match=r"prompt 1 has 252 tokens and 16 may follow; the model's context has 256"):
+        generate(llama, ["short", "x" * 251])
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_one_string_is_not_a_list_of_its_letters(llama):
+    with pytest.raises(ValueError, match=r"prompts is one string, 'hello'; wanted a list"):
+        generate(llama, "hello")
+    with pytest.raises(ValueError, match=r"answers is one string"):
+        answer_logprobs(llama, ["a", "b"], "xy")
