@@ -15,6 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from lofit_lens import lens
 from lofit_lens.embedded import EMBEDDED, embedded_path
 from lofit_lens.lens import LensModel
+from lofit_lens.progress import hub_bars_on_a_terminal_only
 from lofit_lens.tiny import FAMILIES, tiny_pair
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,8 @@ def load_model(
         return tiny_model(name.removeprefix("tiny-"), dtype=dtype, device=device or "cpu")
     path = str(embedded_path(name, accept_license=accept_license)) if name in EMBEDDED else name
     try:
-        model = TransformerBridge.boot_transformers(path, dtype=dtype, **placement)
+        with hub_bars_on_a_terminal_only():
+            model = TransformerBridge.boot_transformers(path, dtype=dtype, **placement)
     except (OSError, KeyError) as error:
         raise ValueError(
             f"cannot load model {name!r}: {error}\nWanted one of the embedded models ({', '.join(EMBEDDED)}), a folder "
