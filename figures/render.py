@@ -31,7 +31,8 @@ def demo_figures() -> dict[str, go.Figure]:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logger.setLevel(logging.INFO)
     for name, figure in demo_figures().items():
         page = FOLDER / f"{name}.html"
         figure.write_html(page, include_plotlyjs="cdn")

@@ -15,7 +15,7 @@ TEMPLATE = go.layout.Template(
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
         "margin": {"l": 60, "r": 30, "t": 70, "b": 55},
-        "xaxis": {"showgrid": False, "zeroline": False, "ticks": "outside", "ticklen": 4},
-        "yaxis": {"showgrid": False, "zeroline": False, "ticks": "outside", "ticklen": 4},
+        "xaxis": {"showgrid": False, "zeroline": False, "ticks": "outside", "ticklen": 4, "automargin": True},
+        "yaxis": {"showgrid": False, "zeroline": False, "ticks": "outside", "ticklen": 4, "automargin": True},
     }
 )
