@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -45,7 +45,7 @@ class Cell:
     def settings(self, model: LensModel) -> dict[str, Any]:
         return {
             "model": fingerprint(model),
-            "task": {"name": self.task.name, **asdict(self.task)},  # type: ignore[call-overload]
+            "task": {"name": self.task.name, **asdict(cast(Any, self.task))},
             "method": None if self.method is None else self.method.settings(),
             "seed": SEED,
         }
