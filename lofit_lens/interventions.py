@@ -23,7 +23,7 @@ from torch import Tensor
 from lofit_lens import adapters, lens
 from lofit_lens.heads import Head, HeadScores, checked_heads
 from lofit_lens.lens import LensModel
-from lofit_lens.models import check_model, fingerprint
+from lofit_lens.models import base_of, check_model, fingerprint
 
 FwdHook = tuple[str, Callable[..., Tensor]]
 
@@ -65,6 +65,7 @@ class HeadIntervention:
         offset: added to `z`, in units of `z`; None means zeros.
         made_by: how it came about, kept in the adapter's files (method, task, seeds, settings).
         head_scores: the selection scores of `heads`, if it was made by a selection.
+        base_model: the model that it was made for, as `models.base_of` describes it.
     """
 
     heads: tuple[Head, ...]
@@ -72,6 +73,7 @@ class HeadIntervention:
     offset: Float[Tensor, "k d_head"] | None = None
     made_by: Mapping[str, Any] = field(default_factory=dict)
     head_scores: tuple[float, ...] | None = None
+    base_model: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", tuple(Head(*head) for head in self.heads))
@@ -172,10 +174,13 @@ class HeadIntervention:
         """Vectors of heads that both edit add up; heads that one of them edits keep its vectors.
 
         Raises:
-            ValueError: of another d_head.
+            ValueError: of another d_head or another base model.
         """
         if self.d_head != other.d_head:
             raise ValueError(f"cannot add interventions with d_head = {self.d_head} and {other.d_head}")
+        bases = [part.base_model["fingerprint"] for part in (self, other) if part.base_model is not None]
+        if len(set(bases)) > 1:
+            raise ValueError(f"cannot add interventions of two base models (fingerprints {bases[0]} and {bases[1]})")
         heads = tuple(dict.fromkeys((*self.heads, *other.heads)))
 
         def total(name: str) -> Tensor | None:
@@ -189,27 +194,30 @@ class HeadIntervention:
             return summed
 
         made_by = {"sum_of": [dict(self.made_by), dict(other.made_by)]}
-        return HeadIntervention(heads, scale=total("scale"), offset=total("offset"), made_by=made_by)
+        base_model = self.base_model or other.base_model
+        return HeadIntervention(heads, total("scale"), total("offset"), made_by, base_model=base_model)
 
     def __sub__(self, other: "HeadIntervention") -> "HeadIntervention":
         return self + (-other)
 
-    def save(self, folder: str | Path, model: LensModel, *, overwrite: bool = False) -> Path:
+    def save(self, folder: str | Path, model: LensModel | None = None, *, overwrite: bool = False) -> Path:
         """Write an adapter folder: `lofit_config.json`, `lofit_vectors.safetensors`, and a card. See `adapters`.
 
+        Args:
+            folder: where to.
+            model: the model that it is for; not needed where a method or `load` has noted it (`base_model`).
+            overwrite: replace the folder if it exists.
+
         Raises:
+            ValueError: nobody has said which model it is for.
             FileExistsError: the folder exists, and `overwrite` is not set.
             OSError: it cannot be written; nothing is left half-written.
         """
-        info = check_model(model)
+        base_model = self.base_model if model is None else base_of(model)
+        if base_model is None:
+            raise ValueError("this intervention does not know its base model; pass it: save(folder, model)")
         config = {
-            "base_model": {
-                "name": getattr(model.cfg, "model_name", "unknown"),
-                "fingerprint": fingerprint(model),
-                "n_layers": info.n_layers,
-                "n_heads": info.n_heads,
-                "d_head": info.d_head,
-            },
+            "base_model": dict(base_model),
             "hook_point": lens.z_hook(0).replace(".0.", ".{layer}."),
             "numerics": "raw weights",
             "heads": [list(head) for head in self.heads],
@@ -253,6 +261,7 @@ class HeadIntervention:
             offset=vectors.get("offset"),
             made_by=config["made_by"],
             head_scores=scores,
+            base_model=config["base_model"],
         )
 
 

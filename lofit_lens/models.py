@@ -227,6 +227,18 @@ def _resumes(model, tokens, mask, full, residual, layer: int) -> bool:
     return True
 
 
+def base_of(model: LensModel) -> dict[str, Any]:
+    """What an adapter says of the model that it was made for, as plain JSON values."""
+    info = check_model(model)
+    return {
+        "name": getattr(model.cfg, "model_name", "unknown"),
+        "fingerprint": fingerprint(model),
+        "n_layers": info.n_layers,
+        "n_heads": info.n_heads,
+        "d_head": info.d_head,
+    }
+
+
 def fingerprint(model: LensModel) -> str:
     """A short hash of the model's shape and of samples of every layer's W_Q and W_O, the same in float32 and bfloat16.
 

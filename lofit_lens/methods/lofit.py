@@ -28,7 +28,7 @@ from lofit_lens.heads import HeadScores, checked_heads, head_count
 from lofit_lens.interventions import HeadIntervention, scores_from_norms
 from lofit_lens.lens import LensModel
 from lofit_lens.methods.base import Fit
-from lofit_lens.models import check_model
+from lofit_lens.models import base_of, check_model
 from lofit_lens.tasks.base import Task
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -119,6 +119,7 @@ class LoFiT:
             offset=offset,
             made_by={"method": "LoFiT", "task": task.name, "seed": seed, "settings": self.settings()},
             head_scores=None if scores is None else tuple(scores[head] for head in heads),
+            base_model=base_of(model),
         )
         return Fit(intervention, scores, losses)
 

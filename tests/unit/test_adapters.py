@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lofit_lens import HeadIntervention, attached, load_model, tiny_model
+from lofit_lens import HeadIntervention, attached, load_model, methods, tiny_model
 from lofit_lens.adapters import CARD_FILE, CONFIG_FILE, REQUIRED, VECTORS_FILE, read_adapter
 from lofit_lens.heads import Head
 from lofit_lens.models import fingerprint
+from lofit_lens.tasks.base import Example
 
 HEADS = (Head(2, 3), Head(0, 1))
 TOKENS = torch.arange(3, 19).reshape(2, 8)
@@ -226,3 +227,20 @@ def test_one_layer_tuned_a_little_is_another_fingerprint():
         for weight in tuned.blocks[2].attn.o.parameters():
             weight.mul_(1.02)
     assert fingerprint(tuned) != before
+
+
+def test_a_fit_knows_its_base_model_and_a_hand_made_edit_is_told(llama, gpt2, toy_task, tmp_path):
+    task = toy_task({"train": [Example("one and one is", " two")]})
+    method = methods.LoFiT(heads=((0, 1),), offset_epochs=1)
+    fitted = method.fit(llama, task).intervention
+    fitted.save(tmp_path / "fitted")
+    again = HeadIntervention.load(tmp_path / "fitted", llama)
+    assert again.base_model == fitted.base_model
+    (0.5 * again + again).save(tmp_path / "sum")
+    assert HeadIntervention.load(tmp_path / "sum", llama).heads == fitted.heads
+
+    with pytest.raises(ValueError, match=r"pass it: save\(folder, model\)"):
+        HeadIntervention((Head(0, 1),), offset=torch.ones(1, 16)).save(tmp_path / "unknown")
+    assert not (tmp_path / "unknown").exists()
+    with pytest.raises(ValueError, match="two base models"):
+        fitted + method.fit(gpt2, task).intervention
