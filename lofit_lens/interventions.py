@@ -270,12 +270,6 @@ def _spread(vectors: Float[Tensor, "n d_head"], indices: list[int], n_heads: int
     return vectors.new_zeros(n_heads, vectors.shape[1]).index_copy(0, torch.tensor(indices, device=vectors.device), vectors)
 
 
-def zero_intervention(heads: Iterable[tuple[int, int]], d_head: int) -> HeadIntervention:
-    """Zero scale and offset at some heads: exactly the base model."""
-    heads = tuple(Head(*head) for head in heads)
-    return HeadIntervention(heads, scale=torch.zeros(len(heads), d_head), offset=torch.zeros(len(heads), d_head))
-
-
 def scores_from_norms(
     vectors: Float[Tensor, "k d_head"], heads: tuple[Head, ...], n_layers: int, n_heads: int, **described: Any
 ) -> HeadScores:

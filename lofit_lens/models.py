@@ -120,7 +120,7 @@ def tiny_model(
 
 
 def check_model(model: LensModel) -> ModelInfo:
-    """Check that edits at `hook_z` mean what the paper means by them, by running two short passes; remembered per model.
+    """Check that edits at `hook_z` mean what the paper means by them, by running three short passes; remembered per model.
 
     Raises:
         TypeError: not a TransformerLens model.
@@ -211,7 +211,9 @@ def _examine(model: LensModel) -> ModelInfo:
     )
 
 
-def _resumes(model, tokens, mask, full, residual, layer: int) -> bool:
+def _resumes(
+    model: LensModel, tokens: torch.Tensor, mask: torch.Tensor, full: torch.Tensor, residual: torch.Tensor, layer: int
+) -> bool:
     try:
         with (
             lens.bypassed(model, layer),

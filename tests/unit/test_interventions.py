@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lofit_lens import load_model
 from lofit_lens.heads import Head
-from lofit_lens.interventions import HeadIntervention, attached, scores_from_norms, zero_intervention
+from lofit_lens.interventions import HeadIntervention, attached, scores_from_norms
 from lofit_lens.models import check_model
 from lofit_lens.tiny import tiny_pair
 
@@ -17,6 +17,11 @@ TOKENS = torch.randint(3, 259, (2, 9), generator=torch.Generator().manual_seed(0
 HEADS = (Head(2, 3), Head(0, 1), Head(0, 0), Head(1, 2))
 # Two float32 passes over 3 layers that sum in another order; logits are of order 1.
 ROUNDING = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def zero_intervention(heads, d_head: int) -> HeadIntervention:
+    heads = tuple(Head(*head) for head in heads)
+    return HeadIntervention(heads, scale=torch.zeros(len(heads), d_head), offset=torch.zeros(len(heads), d_head))
 
 
 def noise(n_heads: int, seed: int, size: float = 0.5) -> Tensor:
