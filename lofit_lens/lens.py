@@ -53,6 +53,43 @@ def unembed_input_hook(model: LensModel) -> str:
     return "unembed.hook_in" if is_bridge(model) else "ln_final.hook_normalized"
 
 
+def answer_only_hooks(
+    model: LensModel, rows: Int[Tensor, "answer_token"], columns: Int[Tensor, "answer_token"], *, trim_last_mlp: bool
+) -> list[tuple[str, Any]]:
+    """Hooks that make a pass give logits for some positions only, `[1, answer_token, d_vocab]`, and pay for no others there.
+
+    With `trim_last_mlp` the last block's MLP runs at those positions only as well, because nothing behind it mixes positions.
+    Elsewhere its output is zero, which nobody reads; if a hook is there already that would see it, nothing is trimmed.
+    """
+
+    def gather(value: Tensor, hook: Any) -> Tensor:
+        return value[rows.to(value.device), columns.to(value.device)].unsqueeze(0)
+
+    shape: list[int] = []
+
+    def gather_and_note_shape(value: Tensor, hook: Any) -> Tensor:
+        shape[:] = value.shape
+        return gather(value, hook)
+
+    def scatter(value: Tensor, hook: Any) -> Tensor:
+        spread = value.new_zeros(*shape[:2], value.shape[-1])
+        spread[rows.to(value.device), columns.to(value.device)] = value.squeeze(0)
+        return spread
+
+    unembed = (unembed_input_hook(model), gather)
+    if not trim_last_mlp or _last_mlp_is_watched(model):
+        return [unembed]
+    mlp = f"blocks.{model.cfg.n_layers - 1}.mlp"
+    return [(f"{mlp}.hook_in", gather_and_note_shape), (f"{mlp}.hook_out", scatter), unembed]
+
+
+def _last_mlp_is_watched(model: LensModel) -> bool:
+    last = f"blocks.{model.cfg.n_layers - 1}"
+    from_there_on = tuple(f"{last}.{part}" for part in ("mlp", "ln2", "hook_mlp", "hook_out", "hook_resid_post"))
+    from_there_on += ("ln_final", "unembed", "hook_unembed")
+    return any(point.fwd_hooks or point.bwd_hooks for name, point in model.hook_dict.items() if name.startswith(from_there_on))
+
+
 def head_output_weights(model: LensModel, layer: int) -> Float[Tensor, "head d_head d_model"]:
     """W_O of one layer, each head's map from `z` into the residual stream."""
     return model.blocks[layer].attn.W_O.detach()

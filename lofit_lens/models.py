@@ -36,6 +36,7 @@ class ModelInfo:
         n_ctx: the longest sequence in tokens.
         attention_layers: the layers whose `hook_z` fires.
         can_resume: whether the pass can start at a stored residual with equal logits.
+        can_trim_last_mlp: whether the last block's MLP can run at some positions only, with equal logits there.
     """
 
     n_layers: int
@@ -45,11 +46,15 @@ class ModelInfo:
     n_ctx: int
     attention_layers: tuple[int, ...]
     can_resume: bool
+    can_trim_last_mlp: bool
 
     @property
     def all_heads(self) -> tuple[tuple[int, int], ...]:
         return tuple((layer, index) for layer in self.attention_layers for index in range(self.n_heads))
 
+
+#: What a pass raises on an architecture that a hook of ours does not suit.
+UNFIT = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError)
 
 _CHECKED: WeakKeyDictionary[Any, ModelInfo] = WeakKeyDictionary()
 
@@ -120,7 +125,7 @@ def tiny_model(
 
 
 def check_model(model: LensModel) -> ModelInfo:
-    """Check that edits at `hook_z` mean what the paper means by them, by running three short passes; remembered per model.
+    """Check that edits at `hook_z` mean what the paper means by them, by running a few short passes; remembered per model.
 
     Raises:
         TypeError: not a TransformerLens model.
@@ -193,12 +198,8 @@ def _examine(model: LensModel) -> ModelInfo:
         raise ValueError("no attn.hook_z fired in any layer; this architecture has no heads that could be edited")
     if not full.isfinite().all():
         raise ValueError("the model's logits are not finite on its first tokens; load it in float32, or its weights again")
-    with model.hooks(fwd_hooks=[(lens.unembed_input_hook(model), lambda value, hook: value[:, -1:])]):
-        last = lens.plain_forward(model, tokens, mask)
-    # A matrix product over one row and over four may be summed in another order: some units in the last place.
-    tolerance = 32 * torch.finfo(full.dtype).eps * full.abs().max()
-    if last.shape[1] != 1 or not (last[:, -1] - full[:, -1]).abs().max() <= tolerance:
-        raise ValueError(f"logits of the last position alone differ from the full pass (shape {tuple(last.shape)})")
+    if not _gives_answers_only(model, tokens, mask, full, trim_last_mlp=False):
+        raise ValueError("logits of some positions alone differ from the full pass; this architecture cannot be used")
 
     return ModelInfo(
         n_layers=cfg.n_layers,
@@ -208,7 +209,23 @@ def _examine(model: LensModel) -> ModelInfo:
         n_ctx=cfg.n_ctx,
         attention_layers=tuple(sorted(shapes)),
         can_resume=_resumes(model, tokens, mask, full, residual["kept"], resume_at),
+        can_trim_last_mlp=lens.is_bridge(model) and _gives_answers_only(model, tokens, mask, full, trim_last_mlp=True),
     )
+
+
+def _gives_answers_only(
+    model: LensModel, tokens: torch.Tensor, mask: torch.Tensor, full: torch.Tensor, *, trim_last_mlp: bool
+) -> bool:
+    rows, columns = torch.tensor([0, 0]), torch.tensor([1, 3])
+    try:
+        with model.hooks(fwd_hooks=lens.answer_only_hooks(model, rows, columns, trim_last_mlp=trim_last_mlp)):
+            some = lens.plain_forward(model, tokens, mask)
+    except UNFIT as error:
+        logger.info("logits cannot be had at some positions only here (trim_last_mlp=%s): %s", trim_last_mlp, error)
+        return False
+    # A matrix product over two rows and over four may be summed in another order: some units in the last place.
+    tolerance = 32 * torch.finfo(full.dtype).eps * full.abs().max()
+    return some.shape[1] == 2 and bool((some - full[:, columns]).abs().max() <= tolerance)
 
 
 def _resumes(
@@ -220,7 +237,7 @@ def _resumes(
             model.hooks(fwd_hooks=[(lens.resid_pre_hook(layer), lambda value, hook: residual)]),
         ):
             resumed = lens.plain_forward(model, tokens, mask)
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except UNFIT as error:
         logger.info("this architecture cannot resume from a stored residual (%s); every pass will run all layers", error)
         return False
     if not torch.equal(resumed, full):

@@ -31,14 +31,12 @@ def answer_logits(
         batch: right-padded sequences.
         resumption: start above the frozen layers; see `frozen`.
     """
-    answer_rows_only = (
-        lens.unembed_input_hook(model),
-        lambda value, hook: value[batch.rows.to(value.device), batch.columns.to(value.device)].unsqueeze(0),
-    )
+    trim_last_mlp = check_model(model).can_trim_last_mlp
+    answers_only = lens.answer_only_hooks(model, batch.rows, batch.columns, trim_last_mlp=trim_last_mlp)
     with ExitStack() as stack:
         if resumption is not None:
             stack.enter_context(resumption.applied(model))
-        stack.enter_context(model.hooks(fwd_hooks=[answer_rows_only]))
+        stack.enter_context(model.hooks(fwd_hooks=answers_only))
         logits = lens.plain_forward(model, batch.tokens, batch.attention_mask)
     return logits.squeeze(0).float()
 

@@ -97,7 +97,7 @@ def compare(name: str, ours: Callable[[], float], obvious: Callable[[], float]) 
 
 
 def test_step_1_scales_at_all_heads(model):
-    objective = AnswerObjective(model, stories(model, 8, 105))
+    objective = AnswerObjective(model, stories(model, 8, 109))
     heads = tuple(Head(*head) for head in ll.check_model(model).all_heads)
     scale = (torch.randn(len(heads), model.cfg.d_head) * 1e-3).requires_grad_()
     intervention = ll.HeadIntervention(heads, scale=scale)
@@ -115,7 +115,7 @@ def test_step_1_scales_at_all_heads(model):
 
 @pytest.mark.parametrize("lowest", [15, 20])
 def test_step_2_offsets_in_the_upper_half(model, lowest):
-    objective = AnswerObjective(model, stories(model, 8, 105))
+    objective = AnswerObjective(model, stories(model, 8, 109))
     pool = [head for head in ll.check_model(model).all_heads if head[0] >= lowest]
     heads = tuple({Head(lowest, 0), *ll.random_heads(27, pool, seed=0)})
     offset = (torch.randn(len(heads), model.cfg.d_head) * 1e-3).requires_grad_()

@@ -137,6 +137,21 @@ def test_answer_logprobs_equal_one_plain_pass_each(model):
             assert fast[i].item() == pytest.approx(plain.item(), abs=1e-4)
 
 
+def test_the_last_mlp_runs_at_answers_only_unless_someone_looks(model):
+    assert ll.check_model(model).can_trim_last_mlp == lens.is_bridge(model)
+    batch = collate(model, encode(model, PROMPTS, ANSWERS, eos=True))
+    seen = []
+    look = [("blocks.2.hook_mlp_out", lambda value, hook: seen.append(value.clone()))]
+    with torch.no_grad():
+        trimmed = answer_logits(model, batch)
+        with model.hooks(fwd_hooks=look):
+            looked_at = answer_logits(model, batch)
+            plain = model(batch.tokens, attention_mask=batch.attention_mask)[batch.rows, batch.columns]
+    assert torch.equal(*seen)
+    assert torch.allclose(trimmed, plain, atol=ROUNDING)
+    assert torch.allclose(looked_at, plain, atol=ROUNDING)
+
+
 def test_resuming_is_bit_equal_and_skips_the_layers_below(model):
     layer = 2
     made = ll.HeadIntervention((ll.Head(layer, 1),), offset=torch.ones(1, 16))
