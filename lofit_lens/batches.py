@@ -6,7 +6,7 @@ slices template ids by hand, `[2:]` for one tokenizer and `[1:]` for another.)
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
@@ -131,31 +131,27 @@ def pad_id(model: LensModel) -> int:
 
 def collate(model: LensModel, sequences: Sequence[TokenSequence]) -> Batch:
     """Right-pad sequences into one batch on the model's device."""
-    width = max(len(sequence) for sequence in sequences)
-    tokens = torch.full((len(sequences), width), pad_id(model))
-    mask = torch.zeros_like(tokens)
+    tokens, mask = padded(model, [sequence.prompt + sequence.answer for sequence in sequences], side="right")
     rows, columns, targets = [], [], []
     for row, sequence in enumerate(sequences):
-        tokens[row, : len(sequence)] = torch.tensor(sequence.prompt + sequence.answer)
-        mask[row, : len(sequence)] = 1
         rows += [row] * len(sequence.answer)
         columns += range(len(sequence.prompt) - 1, len(sequence) - 1)
         targets += sequence.answer
-    device = model_device(model)
-    as_tensor = lambda values: torch.tensor(values, dtype=torch.long, device=device)  # noqa: E731
-    return Batch(tokens.to(device), mask.to(device), as_tensor(rows), as_tensor(columns), as_tensor(targets))
+    places = torch.tensor([rows, columns, targets], dtype=torch.long, device=tokens.device)
+    return Batch(tokens, mask, *places.unbind())
 
 
-def left_padded(
-    model: LensModel, prompts: Sequence[tuple[int, ...]]
+def padded(
+    model: LensModel, sequences: Sequence[tuple[int, ...]], *, side: Literal["left", "right"]
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
-    """Left-padded prompts and their attention mask, for generation."""
-    width = max(len(prompt) for prompt in prompts)
-    tokens = torch.full((len(prompts), width), pad_id(model))
+    """Token ids as one tensor on the model's device, and its attention mask: 0 where it was filled up."""
+    width = max(map(len, sequences))
+    tokens = torch.full((len(sequences), width), pad_id(model))
     mask = torch.zeros_like(tokens)
-    for row, prompt in enumerate(prompts):
-        tokens[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
+    for row, ids in enumerate(sequences):
+        place = slice(width - len(ids), width) if side == "left" else slice(len(ids))
+        tokens[row, place] = torch.tensor(ids)
+        mask[row, place] = 1
     device = model_device(model)
     return tokens.to(device), mask.to(device)
 

@@ -2,7 +2,7 @@
 
 Exact match is what greedy generation would score, for less: where every gold token, the end-of-sequence token included, is
 the model's arg-max behind the gold tokens before it, greedy generation must produce exactly the gold answer, so one
-teacher-forced pass decides; all other answers are generated.
+teacher-forced pass decides; all other answers are generated. Both start from one reading of the prompt.
 
 Multiple choice (TruthfulQA, Lin et al. 2022; ITI's scorer), with S(a) = log P(a | prompt) summed over tokens, the gold answer
 g, right answers R (g among them) and wrong answers W:
@@ -20,11 +20,12 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from lofit_lens.batches import TOKEN_BUDGET, by_length, collate, encode
-from lofit_lens.generation import generate_encoded, generated_text
+from lofit_lens.batches import TOKEN_BUDGET, TokenSequence, by_length, collate, encode
+from lofit_lens.generation import continued, generated_text
 from lofit_lens.interventions import Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
+from lofit_lens.prefixes import Prefix, read_prefix
 from lofit_lens.progress import progress
 from lofit_lens.scoring import answer_logits, sequence_logprobs
 from lofit_lens.tasks.base import SPLITS, Example, Split, Task, non_empty
@@ -140,7 +141,7 @@ def evaluate(
     if split not in SPLITS:
         raise ValueError(f"split {split!r}; wanted one of {', '.join(SPLITS)}")
     examples = non_empty(task.splits[split], task, split)
-    with attached(model, intervention):
+    with torch.no_grad(), attached(model, intervention):
         if task.metric == "mc1":
             return _multiple_choice(model, task, examples, split, token_budget)
         return _exact_match(model, task, examples, split, token_budget)
@@ -150,31 +151,32 @@ def _exact_match(model: LensModel, task: Task, examples: tuple[Example, ...], sp
     sequences = encode(
         model, [e.prompt for e in examples], [e.answer for e in examples], eos=True, room_for=task.max_new_tokens
     )
-    texts: list[str | None] = [None] * len(examples)
-    bar = progress(None, f"{task.name}: teacher forcing", total=len(examples))
-    for group in by_length(map(len, sequences), token_budget):
-        batch = collate(model, [sequences[i] for i in group])
-        with torch.no_grad():
-            logits = answer_logits(model, batch)
-        missed = set(batch.rows[(logits.argmax(-1) != batch.targets.to(logits.device)).to(batch.rows.device)].tolist())
+    texts = [""] * len(examples)
+    n_generated = 0
+    bar = progress(None, f"{task.name}: {split}", total=len(examples))
+    for group in by_length((len(s.prompt) + max(len(s.answer), task.max_new_tokens) for s in sequences), token_budget):
+        prefix = read_prefix(model, [sequences[i].prompt for i in group])
+        gold = [sequences[i].answer for i in group]
+        undecided = _not_gold(model, prefix, gold, task.max_new_tokens)
+        answers = dict(enumerate(gold))
+        if undecided:
+            new = continued(model, prefix.select(undecided), task.max_new_tokens, task.stop)
+            answers.update({row: tuple(ids) for row, ids in zip(undecided, new, strict=True)})
         for row, i in enumerate(group):
-            if row not in missed and len(sequences[i].answer) <= task.max_new_tokens:
-                texts[i] = generated_text(model, sequences[i].answer, task.stop)
+            texts[i] = generated_text(model, answers[row], task.stop)
+        n_generated += len(undecided)
         bar.update(len(group))
     bar.close()
-    undecided = [i for i, text in enumerate(texts) if text is None]
-    generated = generate_encoded(
-        model,
-        [sequences[i].prompt for i in undecided],
-        max_new_tokens=task.max_new_tokens,
-        stop=task.stop,
-        token_budget=token_budget,
-    )
-    for i, text in zip(undecided, generated, strict=True):
-        texts[i] = text
-    answers = tuple(text or "" for text in texts)
-    scores = tuple(float(task.is_correct(text, example)) for text, example in zip(answers, examples, strict=True))
-    return Evaluation(task.name, split, task.metric, {task.metric: scores}, answers, len(undecided))
+    scores = tuple(float(task.is_correct(text, example)) for text, example in zip(texts, examples, strict=True))
+    return Evaluation(task.name, split, task.metric, {task.metric: scores}, tuple(texts), n_generated)
+
+
+def _not_gold(model: LensModel, prefix: Prefix, gold: list[tuple[int, ...]], max_new_tokens: int) -> list[int]:
+    """The rows whose gold answer is not what greedy generation would give, or not within so many tokens."""
+    batch = collate(model, [TokenSequence(*pair) for pair in zip(prefix.unread, gold, strict=True)])
+    logits = answer_logits(model, batch, prefix=prefix.select(range(len(gold))))
+    missed = set(batch.rows[logits.argmax(-1).to(batch.rows.device) != batch.targets].tolist())
+    return [row for row, answer in enumerate(gold) if row in missed or len(answer) > max_new_tokens]
 
 
 def _multiple_choice(

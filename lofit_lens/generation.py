@@ -7,10 +7,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lofit_lens import lens
-from lofit_lens.batches import TOKEN_BUDGET, by_length, encode_prompt, left_padded, refuse_one_string
+from lofit_lens.batches import TOKEN_BUDGET, by_length, encode_prompt, padded, refuse_one_string
 from lofit_lens.interventions import Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
+from lofit_lens.prefixes import Prefix, unread_prefix
 from lofit_lens.progress import progress
 
 
@@ -59,27 +60,14 @@ def generate(
                 f"prompt {i} has {len(ids)} tokens and {max_new_tokens} may follow; the model's context has {n_ctx}: "
                 f"{prompts[i][:60]!r}..."
             )
-    with attached(model, intervention):
-        return generate_encoded(model, encoded, max_new_tokens=max_new_tokens, stop=stop, token_budget=token_budget)
-
-
-@torch.no_grad()
-def generate_encoded(
-    model: LensModel,
-    prompts: Sequence[tuple[int, ...]],
-    *,
-    max_new_tokens: int,
-    stop: Sequence[str],
-    token_budget: int = TOKEN_BUDGET,
-) -> list[str]:
-    """`generate` for prompts that are token ids already, under whatever is attached."""
     texts = [""] * len(prompts)
     bar = progress(None, "generate", total=len(prompts))
-    for group in by_length((len(prompt) + max_new_tokens for prompt in prompts), token_budget):
-        answers = _continued(model, [prompts[i] for i in group], max_new_tokens, stop)
-        for i, answer in zip(group, answers, strict=True):
-            texts[i] = generated_text(model, answer, stop)
-        bar.update(len(group))
+    with torch.no_grad(), attached(model, intervention):
+        for group in by_length((len(ids) + max_new_tokens for ids in encoded), token_budget):
+            answers = continued(model, unread_prefix(model, [encoded[i] for i in group]), max_new_tokens, stop)
+            for i, answer in zip(group, answers, strict=True):
+                texts[i] = generated_text(model, answer, stop)
+            bar.update(len(group))
     bar.close()
     return texts
 
@@ -90,19 +78,15 @@ def _is_finished(model: LensModel, ids: list[int], stop: Sequence[str]) -> bool:
     return bool(stop) and any(mark in model.tokenizer.decode(ids) for mark in stop)
 
 
-def _last_position_only(model: LensModel):
-    return model.hooks(fwd_hooks=[(lens.unembed_input_hook(model), lambda value, hook: value[:, -1:])])
-
-
-def _continued(
-    model: LensModel, prompts: Sequence[tuple[int, ...]], max_new_tokens: int, stop: Sequence[str]
-) -> list[list[int]]:
-    tokens, mask = left_padded(model, prompts)
-    answers: list[list[int]] = [[] for _ in prompts]
-    finished = [False] * len(prompts)
-    cache = None
+def continued(model: LensModel, prefix: Prefix, max_new_tokens: int, stop: Sequence[str]) -> list[list[int]]:
+    """The tokens that greedily follow each prompt, up to the one that ends its answer; uses the prefix up."""
+    tokens, mask = padded(model, prefix.unread, side="left")
+    mask = torch.cat([prefix.mask, mask], dim=-1)
+    answers: list[list[int]] = [[] for _ in prefix.unread]
+    finished = [False] * len(answers)
+    cache = prefix.cache
     for _ in range(max_new_tokens):
-        with _last_position_only(model):
+        with model.hooks(fwd_hooks=[lens.last_position_only(model)]):
             logits, cache = lens.forward_with_cache(model, tokens, mask, cache)
         tokens = _extend(model, answers, finished, logits[:, -1], stop)
         if all(finished):

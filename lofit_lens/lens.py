@@ -5,6 +5,7 @@
 everything above is written once. A model is never subclassed and never changed: `bypassed` puts back what it replaces.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, runtime_checkable
@@ -83,6 +84,11 @@ def answer_only_hooks(
     return [(f"{mlp}.hook_in", gather_and_note_shape), (f"{mlp}.hook_out", scatter), unembed]
 
 
+def last_position_only(model: LensModel) -> tuple[str, Any]:
+    """A hook that makes a pass give logits for the last position only."""
+    return unembed_input_hook(model), lambda value, hook: value[:, -1:]
+
+
 def _last_mlp_is_watched(model: LensModel) -> bool:
     last = f"blocks.{model.cfg.n_layers - 1}"
     from_there_on = tuple(f"{last}.{part}" for part in ("mlp", "ln2", "hook_mlp", "hook_out", "hook_resid_post"))
@@ -130,12 +136,12 @@ def bypassed(model: LensModel, below: int) -> Iterator[None]:
 
 def forward_with_cache(
     model: LensModel, tokens: Int[Tensor, "batch new"], attention_mask: Int[Tensor, "batch pos"], cache: Any
-) -> tuple[Float[Tensor, "batch _ d_vocab"], Any]:
-    """One step of generation: the logits of new tokens, and the KV cache that now holds them.
+) -> tuple[Float[Tensor, "_ _ d_vocab"], Any]:
+    """The logits of new tokens behind cached ones, and the KV cache that now holds both.
 
     Args:
         model: a TransformerBridge or HookedTransformer.
-        tokens: the tokens that the cache does not hold yet, left-padded when they are prompts.
+        tokens: the tokens that the cache does not hold yet; prompts padded on the left, what follows them on the right.
         attention_mask: over everything so far, cached tokens included.
         cache: what the previous step returned, or None.
     """
@@ -152,6 +158,18 @@ def forward_with_cache(
     new_mask = attention_mask[:, -tokens.shape[1] :]
     logits = model(tokens, attention_mask=new_mask, past_kv_cache=cache, padding_side="left")
     return logits, cache
+
+
+def cache_rows(cache: Any, rows: Int[Tensor, "batch"]) -> Any:
+    """A new KV cache of some rows of another, a row as often as it is named. The other is left as it was."""
+    chosen = copy.deepcopy(cache)
+    if hasattr(chosen, "reorder_cache"):
+        chosen.reorder_cache(rows)
+        return chosen
+    for entry in chosen.entries:
+        entry.past_keys, entry.past_values = entry.past_keys[rows], entry.past_values[rows]
+    chosen.previous_attention_mask = chosen.previous_attention_mask[rows]
+    return chosen
 
 
 def weights(model: LensModel) -> list[nn.Parameter]:

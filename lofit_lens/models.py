@@ -1,9 +1,7 @@
 """Load a model, and check once that it is one this library can work on exactly."""
 
 import hashlib
-import logging
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -14,47 +12,14 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from lofit_lens import lens
 from lofit_lens.embedded import EMBEDDED, embedded_path
+from lofit_lens.examination import ModelInfo, examine
 from lofit_lens.lens import LensModel
 from lofit_lens.progress import hub_bars_on_a_terminal_only
 from lofit_lens.tiny import FAMILIES, tiny_pair
 
-logger = logging.getLogger(__name__)
-
 #: Entries sampled from each weight for the fingerprint: enough to tell apart any two fine-tunes, quick to read.
 FINGERPRINT_SAMPLES = 256
 
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What `check_model` found out.
-
-    Args:
-        n_layers: blocks of the model.
-        n_heads: query heads a layer (keys and values may be fewer: grouped-query attention).
-        d_head: size of a head's output; not always `d_model / n_heads`.
-        d_model: width of the residual stream.
-        n_ctx: the longest sequence in tokens.
-        attention_layers: the layers whose `hook_z` fires.
-        can_resume: whether the pass can start at a stored residual with equal logits.
-        can_trim_last_mlp: whether the last block's MLP can run at some positions only, with equal logits there.
-    """
-
-    n_layers: int
-    n_heads: int
-    d_head: int
-    d_model: int
-    n_ctx: int
-    attention_layers: tuple[int, ...]
-    can_resume: bool
-    can_trim_last_mlp: bool
-
-    @property
-    def all_heads(self) -> tuple[tuple[int, int], ...]:
-        return tuple((layer, index) for layer in self.attention_layers for index in range(self.n_heads))
-
-
-#: What a pass raises on an architecture that a hook of ours does not suit.
-UNFIT = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError)
 
 _CHECKED: WeakKeyDictionary[Any, ModelInfo] = WeakKeyDictionary()
 
@@ -140,7 +105,7 @@ def check_model(model: LensModel) -> ModelInfo:
             )
     refuse_processed(model)
     if model not in _CHECKED:
-        _CHECKED[model] = _examine(model)
+        _CHECKED[model] = examine(model)
     return _CHECKED[model]
 
 
@@ -170,80 +135,6 @@ def _values_folded(model: LensModel) -> bool:
     no_value_bias = all(bias is None or not bias.any() for bias in b_V)
     output_bias = any(bias is not None and bool(bias.any()) for bias in b_O)
     return no_value_bias and output_bias
-
-
-@torch.no_grad()
-def _examine(model: LensModel) -> ModelInfo:
-    cfg = model.cfg
-    tokens = torch.arange(1, 5, device=lens.model_device(model)).reshape(1, -1) % cfg.d_vocab
-    mask = torch.ones_like(tokens)
-    shapes: dict[int, tuple[int, ...]] = {}
-    residual: dict[str, torch.Tensor] = {}
-
-    def watch(layer: int) -> tuple[str, Any]:
-        return lens.z_hook(layer), lambda z, hook: shapes.update({layer: tuple(z.shape)})
-
-    hook_points = model.hook_dict
-    watched = [watch(layer) for layer in range(cfg.n_layers) if lens.z_hook(layer) in hook_points]
-    resume_at = cfg.n_layers // 2
-    keep = (lens.resid_pre_hook(resume_at), lambda value, hook: residual.update(kept=value.clone()))
-    with model.hooks(fwd_hooks=[*watched, keep]):
-        full = lens.plain_forward(model, tokens, mask)
-
-    wanted = (1, tokens.shape[1], cfg.n_heads, cfg.d_head)
-    for layer, shape in shapes.items():
-        if shape != wanted:
-            raise ValueError(f"{lens.z_hook(layer)} gives {shape}, wanted [batch, pos, n_heads, d_head] = {wanted}")
-    if not shapes:
-        raise ValueError("no attn.hook_z fired in any layer; this architecture has no heads that could be edited")
-    if not full.isfinite().all():
-        raise ValueError("the model's logits are not finite on its first tokens; load it in float32, or its weights again")
-    if not _gives_answers_only(model, tokens, mask, full, trim_last_mlp=False):
-        raise ValueError("logits of some positions alone differ from the full pass; this architecture cannot be used")
-
-    return ModelInfo(
-        n_layers=cfg.n_layers,
-        n_heads=cfg.n_heads,
-        d_head=cfg.d_head,
-        d_model=cfg.d_model,
-        n_ctx=cfg.n_ctx,
-        attention_layers=tuple(sorted(shapes)),
-        can_resume=_resumes(model, tokens, mask, full, residual["kept"], resume_at),
-        can_trim_last_mlp=lens.is_bridge(model) and _gives_answers_only(model, tokens, mask, full, trim_last_mlp=True),
-    )
-
-
-def _gives_answers_only(
-    model: LensModel, tokens: torch.Tensor, mask: torch.Tensor, full: torch.Tensor, *, trim_last_mlp: bool
-) -> bool:
-    rows, columns = torch.tensor([0, 0]), torch.tensor([1, 3])
-    try:
-        with model.hooks(fwd_hooks=lens.answer_only_hooks(model, rows, columns, trim_last_mlp=trim_last_mlp)):
-            some = lens.plain_forward(model, tokens, mask)
-    except UNFIT as error:
-        logger.info("logits cannot be had at some positions only here (trim_last_mlp=%s): %s", trim_last_mlp, error)
-        return False
-    # A matrix product over two rows and over four may be summed in another order: some units in the last place.
-    tolerance = 32 * torch.finfo(full.dtype).eps * full.abs().max()
-    return some.shape[1] == 2 and bool((some - full[:, columns]).abs().max() <= tolerance)
-
-
-def _resumes(
-    model: LensModel, tokens: torch.Tensor, mask: torch.Tensor, full: torch.Tensor, residual: torch.Tensor, layer: int
-) -> bool:
-    try:
-        with (
-            lens.bypassed(model, layer),
-            model.hooks(fwd_hooks=[(lens.resid_pre_hook(layer), lambda value, hook: residual)]),
-        ):
-            resumed = lens.plain_forward(model, tokens, mask)
-    except UNFIT as error:
-        logger.info("this architecture cannot resume from a stored residual (%s); every pass will run all layers", error)
-        return False
-    if not torch.equal(resumed, full):
-        logger.info("resuming from a stored residual changes the logits here; every pass will run all layers")
-        return False
-    return True
 
 
 def base_of(model: LensModel) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from lofit_lens.frozen import Resumption
 from lofit_lens.interventions import Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
+from lofit_lens.prefixes import Prefix, read_prefix, unread_prefix
 from lofit_lens.progress import progress
 
 
 def answer_logits(
-    model: LensModel, batch: Batch, resumption: Resumption | None = None
+    model: LensModel, batch: Batch, resumption: Resumption | None = None, prefix: Prefix | None = None
 ) -> Float[Tensor, "answer_token d_vocab"]:
     """Logits that predict each answer token of the batch, in float32; differentiable when gradients are on.
 
@@ -30,6 +31,7 @@ def answer_logits(
         model: with the edit, if any, already attached.
         batch: right-padded sequences.
         resumption: start above the frozen layers; see `frozen`.
+        prefix: what has been read of the batch's prompts, used up by this pass; see `prefixes`.
     """
     trim_last_mlp = check_model(model).can_trim_last_mlp
     answers_only = lens.answer_only_hooks(model, batch.rows, batch.columns, trim_last_mlp=trim_last_mlp)
@@ -37,7 +39,11 @@ def answer_logits(
         if resumption is not None:
             stack.enter_context(resumption.applied(model))
         stack.enter_context(model.hooks(fwd_hooks=answers_only))
-        logits = lens.plain_forward(model, batch.tokens, batch.attention_mask)
+        if prefix is None or prefix.cache is None:
+            logits = lens.plain_forward(model, batch.tokens, batch.attention_mask)
+        else:
+            mask = torch.cat([prefix.mask, batch.attention_mask], dim=-1)
+            logits, _ = lens.forward_with_cache(model, batch.tokens, mask, prefix.cache)
     return logits.squeeze(0).float()
 
 
@@ -62,13 +68,29 @@ def sequence_logprobs(
 ) -> Float[Tensor, "sequence"]:
     """log P(answer | prompt) of token sequences, in their order, under whatever is attached."""
     scores = torch.empty(len(sequences))
+    row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(sequence.prompt for sequence in sequences))}
+    prompts = list(row_of)
+    answers_of: list[list[int]] = [[] for _ in prompts]
+    for i, sequence in enumerate(sequences):
+        answers_of[row_of[sequence.prompt]].append(i)
+    pays = len(prompts) < len(sequences)
+    groups = by_length(map(len, prompts), token_budget) if pays else [list(range(len(prompts)))]
     bar = progress(None, description, total=len(sequences))
-    for group in by_length(map(len, sequences), token_budget):
-        batch = collate(model, [sequences[i] for i in group])
-        scores[group] = per_sequence(target_logprobs(answer_logits(model, batch), batch), batch).cpu()
-        bar.update(len(group))
+    for group in groups:
+        together = [prompts[row] for row in group]
+        prefix = read_prefix(model, together) if pays else unread_prefix(model, together)
+        members = [(place, i) for place, row in enumerate(group) for i in answers_of[row]]
+        for part in by_length((len(sequences[i]) for _, i in members), token_budget):
+            places, indices = zip(*(members[m] for m in part), strict=True)
+            scores[list(indices)] = _summed(model, prefix.select(places), [sequences[i].answer for i in indices]).cpu()
+            bar.update(len(part))
     bar.close()
     return scores
+
+
+def _summed(model: LensModel, prefix: Prefix, answers: Sequence[tuple[int, ...]]) -> Float[Tensor, "answer"]:
+    batch = collate(model, [TokenSequence(*pair) for pair in zip(prefix.unread, answers, strict=True)])
+    return per_sequence(target_logprobs(answer_logits(model, batch, prefix=prefix), batch), batch)
 
 
 def answer_logprobs(

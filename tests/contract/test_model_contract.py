@@ -137,6 +137,38 @@ def test_answer_logprobs_equal_one_plain_pass_each(model):
             assert fast[i].item() == pytest.approx(plain.item(), abs=1e-4)
 
 
+@pytest.mark.parametrize("shares", [True, False])
+def test_answers_behind_one_prompt_equal_plain_passes_and_read_it_once(model, shares, monkeypatch):
+    assert ll.check_model(model).can_share_prefix
+    monkeypatch.setitem(models._CHECKED, model, dataclasses.replace(ll.check_model(model), can_share_prefix=shares))
+    prompts = [prompt for prompt in PROMPTS[::2] for _ in ANSWERS]
+    answers = ANSWERS * 2
+    made = vectors(model)
+    shapes = []
+    look = (lens.z_hook(2), lambda z, hook: shapes.append(z.shape[:2]))
+    with model.hooks(fwd_hooks=[look]):
+        together = ll.answer_logprobs(model, prompts, answers, made)
+    alone = [ll.answer_logprobs(model, [p], [a], made).item() for p, a in zip(prompts, answers, strict=True)]
+    assert together.tolist() == pytest.approx(alone, abs=1e-4)
+    longest = max(len(encode_prompt(model, prompt)) for prompt in prompts)
+    wanted = (
+        [(2, longest - 1), (6, max(map(len, ANSWERS)) + 1)]
+        if shares
+        else [(6, max(len(s) for s in encode(model, prompts, answers, eos=False)))]
+    )
+    assert shapes == wanted
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_exact_match_equals_generating_everything(model, shares, monkeypatch, toy_task):
+    monkeypatch.setitem(models._CHECKED, model, dataclasses.replace(ll.check_model(model), can_share_prefix=shares))
+    texts = ll.generate(model, PROMPTS, max_new_tokens=5)
+    gold = [texts[0] or "x", "no", texts[2] or "x"]
+    examples = [Example(p, a) for p, a in zip(PROMPTS, gold, strict=True)]
+    result = ll.evaluate(model, toy_task({"test": examples}, max_new_tokens=5, stop=()))
+    assert list(result.texts) == texts
+
+
 def test_the_last_mlp_runs_at_answers_only_unless_someone_looks(model):
     assert ll.check_model(model).can_trim_last_mlp == lens.is_bridge(model)
     batch = collate(model, encode(model, PROMPTS, ANSWERS, eos=True))

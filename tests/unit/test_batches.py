@@ -14,8 +14,8 @@ from lofit_lens.batches import (
     encode,
     encode_answer,
     encode_prompt,
-    left_padded,
     pad_id,
+    padded,
 )
 from lofit_lens.tiny import tiny_tokenizer
 
@@ -93,7 +93,7 @@ def test_every_target_is_the_token_behind_the_place_that_predicts_it(llama):
 
 
 def test_left_padding_by_hand(llama):
-    tokens, mask = left_padded(llama, [(BOS, A, B), (BOS,)])
+    tokens, mask = padded(llama, [(BOS, A, B), (BOS,)], side="left")
     assert tokens.tolist() == [[BOS, A, B], [PAD, PAD, BOS]]
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
 

@@ -14,8 +14,9 @@ ROOT = Path(lofit_lens.__file__).parent
 LEVELS = (
     {"files", "heads", "lens", "losses", "plots.template", "progress", "tasks.base", "tasks.data", "tiny"},
     {"adapters", "batches", "embedded", "tasks.world"},
+    {"examination"},
     {"models", "tasks.clutrr", "tasks.counterfactual", "tasks.kinship", "tasks.truth"},
-    {"frozen", "interventions", "tasks"},
+    {"frozen", "interventions", "prefixes", "tasks"},
     {"methods.base", "scoring"},
     {"fitting", "generation"},
     {"evaluation", "methods.lofit"},
