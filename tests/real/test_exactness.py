@@ -47,7 +47,9 @@ def test_answer_logprobs_equal_the_plain_pass(real_model, scale, offset):
     intervention = edit(real_model, scale, offset)
     prompts, answers = PROMPTS, ANSWERS
     if scale and offset:
-        prompts, answers = [*PROMPTS, LONG[0]], [*ANSWERS, LONG[1]]
+        # Two answers to a prompt: it is read once, padded next to the others, and its keys and values are used twice.
+        prompts = [*PROMPTS, LONG[0], LONG[0], PROMPTS[0]]
+        answers = [*ANSWERS, LONG[1], " and one is awake", " not Lyon"]
     fast = ll.answer_logprobs(real_model, prompts, answers, intervention)
     with torch.no_grad(), ll.attached(real_model, intervention):
         plain = torch.stack([plain_logprob(real_model, s) for s in encode(real_model, prompts, answers, eos=False)])
