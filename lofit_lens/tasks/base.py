@@ -1,7 +1,7 @@
 """What a task is: named splits of examples, the loss that trains on them and the metric that judges. No torch here."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -36,6 +36,23 @@ class Example:
         return (self.answer, *self.aliases)
 
 
+class _Splits(Mapping[Split, tuple[Example, ...]]):
+    def __init__(self, build: Callable[[Split], Iterable[Example]]) -> None:
+        self._build = build
+        self._built: dict[Split, tuple[Example, ...]] = {}
+
+    def __getitem__(self, split: Split) -> tuple[Example, ...]:
+        if split not in self._built:
+            self._built[split] = tuple(self._build(split))
+        return self._built[split]
+
+    def __iter__(self) -> Iterator[Split]:
+        return iter(SPLITS)
+
+    def __len__(self) -> int:
+        return len(SPLITS)
+
+
 class Task(ABC):
     """Base of every task. A task family is a frozen dataclass of its own settings that says how to `build` its splits.
 
@@ -51,8 +68,8 @@ class Task(ABC):
     max_new_tokens: ClassVar[int] = 16
 
     @abstractmethod
-    def build(self) -> Mapping[Split, Iterable[Example]]:
-        """Make all three splits."""
+    def build(self, split: Split) -> Iterable[Example]:
+        """Make one split."""
 
     @property
     @abstractmethod
@@ -61,8 +78,8 @@ class Task(ABC):
 
     @cached_property
     def splits(self) -> Mapping[Split, tuple[Example, ...]]:
-        built = self.build()
-        return {split: tuple(built[split]) for split in SPLITS}
+        """The three splits; each is made when it is first asked for, so that one can be used where another's data lack."""
+        return _Splits(self.build)
 
     @property
     def train(self) -> tuple[Example, ...]:

@@ -27,7 +27,7 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from lofit_lens.tasks.base import SPLITS, Example, Loss, Metric, Split, Task
+from lofit_lens.tasks.base import Example, Loss, Metric, Split, Task
 from lofit_lens.tasks.data import Record, data_file, read_records
 
 _FIELDS = {"clean_story": str, "query": str, "target_text": str}
@@ -70,8 +70,8 @@ class CLUTRR(Task):
     n_test: Annotated[int, Field(ge=1, strict=True)] | None = None
     data_dir: Path | None = None
 
-    def build(self) -> dict[Split, list[Example]]:
-        return {split: [_example(record) for record in self._records(split)] for split in SPLITS}
+    def build(self, split: Split) -> list[Example]:
+        return [_example(record) for record in self._records(split)]
 
     @property
     def chance(self) -> float:

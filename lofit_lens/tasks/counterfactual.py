@@ -16,6 +16,7 @@ Two examples (in the real world " Tokyo" and " euro"):
 
 import itertools
 import random
+from functools import cached_property
 from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import ConfigDict, Field
@@ -101,9 +102,13 @@ class Counterfactual(Task):
 
     def __post_init__(self) -> None:
         # Cheap enough to do at once; a size that cannot be had is then refused where it is asked for.
-        _ = self.splits
+        _ = self._all_splits
 
-    def build(self) -> dict[Split, list[Example]]:
+    def build(self, split: Split) -> list[Example]:
+        return self._all_splits[split]
+
+    @cached_property
+    def _all_splits(self) -> dict[Split, list[Example]]:
         rng = random.Random(f"{self.name} {self.seed}")
         subjects_of = parts(subjects(), lambda subject: subject.kind, rng)
         countries_of = parts(countries().values(), region, rng)

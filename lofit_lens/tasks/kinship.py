@@ -17,6 +17,7 @@ Two examples:
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass as plain_dataclass
+from functools import cached_property
 from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
@@ -131,9 +132,13 @@ class Kinship(Task):
 
     def __post_init__(self) -> None:
         # Cheap enough to do at once; a size that cannot be had is then refused where it is asked for.
-        _ = self.splits
+        _ = self._all_splits
 
-    def build(self) -> dict[Split, list[Example]]:
+    def build(self, split: Split) -> list[Example]:
+        return self._all_splits[split]
+
+    @cached_property
+    def _all_splits(self) -> dict[Split, list[Example]]:
         rng = random.Random(f"{self.name} {self.seed}")
         shuffled = [rng.sample(names, len(names)) for names in map(str.split, _NAMES)]
         sizes: dict[Split, int] = {"train": self.n_train, "val": self.n_val, "test": self.n_test}

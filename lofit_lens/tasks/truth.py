@@ -16,6 +16,7 @@ Two examples (the true answer first):
 
 import random
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import ConfigDict, Field
@@ -109,9 +110,13 @@ class Truth(Task):
 
     def __post_init__(self) -> None:
         # Cheap enough to do at once; a size that cannot be had is then refused where it is asked for.
-        _ = self.splits
+        _ = self._all_splits
 
-    def build(self) -> dict[Split, list[Example]]:
+    def build(self, split: Split) -> list[Example]:
+        return self._all_splits[split]
+
+    @cached_property
+    def _all_splits(self) -> dict[Split, list[Example]]:
         rng = random.Random(f"{self.name} {self.seed}")
         facts_of = parts(_facts(), lambda fact: fact.relation, rng)
         sizes: dict[Split, int] = {"train": self.n_train, "val": self.n_val, "test": self.n_test}

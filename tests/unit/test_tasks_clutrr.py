@@ -66,7 +66,7 @@ def test_sizes(small: Path) -> None:
 )
 def test_more_than_there_are(small: Path, settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        CLUTRR(data_dir=small, **settings).build()
+        list(CLUTRR(data_dir=small, **settings).splits.values())
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_more_than_there_are(small: Path, settings: dict, message: str) -> None:
 def test_bad_record_is_refused_with_file_and_line(tmp_path: Path, change: dict, message: str) -> None:
     folder = write(tmp_path, train=[RECORD], val=[RECORD, {**RECORD, **change}], test=[RECORD])
     with pytest.raises(ValueError, match=r"clutrr/val\.json, line 8 \(record 2\): .*" + message):
-        CLUTRR(n_train=1, data_dir=folder).build()
+        list(CLUTRR(n_train=1, data_dir=folder).splits.values())
 
 
 def test_missing_files_are_named_when_a_split_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
