@@ -1,6 +1,8 @@
 """What several tests share: tiny random models made from code alone, and tasks made on the spot."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 
 import jaxtyping
 import pytest
@@ -27,6 +29,15 @@ def as_users_run_it() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def published() -> Path:
+    """The folder of published data files, which are not shipped."""
+    folder = Path(os.environ.get("LOFIT_LENS_DATA") or Path(__file__).parents[1].parent / "shared" / "data")
+    if not (folder / "clutrr" / "train.json").is_file():
+        pytest.skip(f"the published data files are not in {folder}; set LOFIT_LENS_DATA to a folder that has them")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -72,9 +83,14 @@ class ToyTask(Task):
 
     name = "toy"
 
-    def __init__(self, splits: Mapping[Split, Iterable[Example]], **settings: object) -> None:
+    def __init__(self, splits: Mapping[Split, Iterable[Example]], stop: tuple[str, ...] = ("\n",), **settings: object) -> None:
         self._splits = splits
+        self._stop = stop
         vars(self).update({"loss": "cross_entropy", "metric": "exact_match", **settings})
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        return self._stop
 
     def build(self, split: Split) -> Iterable[Example]:
         return self._splits.get(split, ())

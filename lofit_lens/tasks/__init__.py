@@ -7,9 +7,11 @@ from lofit_lens.tasks.base import Example, Task
 from lofit_lens.tasks.clutrr import CLUTRR
 from lofit_lens.tasks.counterfactual import Counterfactual
 from lofit_lens.tasks.kinship import Kinship
+from lofit_lens.tasks.mquake import MQuAKE
 from lofit_lens.tasks.truth import Truth
+from lofit_lens.tasks.truthfulqa import TruthfulQA
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (CLUTRR, Kinship, Counterfactual, Truth)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (TruthfulQA, MQuAKE, CLUTRR, Kinship, Counterfactual, Truth)}
 
 
 def task_named(name: str, **settings: Any) -> Task:
@@ -29,4 +31,4 @@ def task_named(name: str, **settings: Any) -> Task:
     return TASKS[name](**settings)
 
 
-__all__ = ["CLUTRR", "TASKS", "Counterfactual", "Example", "Kinship", "Task", "Truth", "task_named"]
+__all__ = ["CLUTRR", "TASKS", "Counterfactual", "Example", "Kinship", "MQuAKE", "Task", "Truth", "TruthfulQA", "task_named"]

@@ -62,14 +62,17 @@ class Task(ABC):
     name: ClassVar[str]
     loss: ClassVar[Loss]
     metric: ClassVar[Metric]
-    #: A generated answer ends at the first of these strings (or at the end-of-sequence token).
-    stop: ClassVar[tuple[str, ...]] = ("\n",)
     #: Tokens a generated answer may take (the paper's 16).
     max_new_tokens: ClassVar[int] = 16
 
     @abstractmethod
     def build(self, split: Split) -> Iterable[Example]:
         """Make one split."""
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """A generated answer ends at the first of these strings (or at the end-of-sequence token)."""
+        return ("\n",)
 
     @property
     @abstractmethod

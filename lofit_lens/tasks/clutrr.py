@@ -2,9 +2,9 @@
 
 The files are LoFiT's (`clutrr/{train,val,test}.json` of the data folder; they are not shipped, for their licence). Prompt
 and scorer are those of LoFiT's code, with two differences. The published prompt has two spaces before the second name, a
-slip of its query parser; here there is one. And `n_train` stories are drawn by a generator of their own, so that a seed
-names the same stories whatever else was drawn before; which ones the published runs drew is not known.
-4 of the 450 published test stories are also in the pool that the training stories are drawn from; none is removed.
+slip of its query parser; here there is one (`as_published=True`: two). And `n_train` stories are drawn by a generator of
+their own, so that a seed names the same stories whatever else was drawn before; which ones the published runs drew is not
+known. 4 of the 450 published test stories are also in the pool that the training stories are drawn from; none is removed.
 
 Two examples (the prompt ends with a newline, which belongs to it):
 
@@ -28,7 +28,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from lofit_lens.tasks.base import Example, Loss, Metric, Split, Task
-from lofit_lens.tasks.data import Record, data_file, read_records
+from lofit_lens.tasks.data import Record, data_file, first_of, read_records
 
 _FIELDS = {"clean_story": str, "query": str, "target_text": str}
 
@@ -49,6 +49,7 @@ class CLUTRR(Task):
         n_train: training stories to draw from the pool of 3,151; None takes all, in the order of the file.
         n_val: validation stories, the first of the file; None takes all 450.
         n_test: test stories, the first of the file; None takes all 450.
+        as_published: two spaces before the second name, as in the published prompt.
         data_dir: the data folder; without it, the environment variable LOFIT_LENS_DATA names it.
 
     The files are read when a split is first asked for.
@@ -61,17 +62,21 @@ class CLUTRR(Task):
     name: ClassVar[str] = "clutrr"
     loss: ClassVar[Loss] = "cross_entropy"
     metric: ClassVar[Metric] = "exact_match"
-    # Not the newline: the published scorer strips leading ones, and counts an answer with a second line as wrong.
-    stop: ClassVar[tuple[str, ...]] = (".",)
 
     seed: Annotated[int, Field(ge=0, strict=True)] = 42
     n_train: Annotated[int, Field(ge=1, strict=True)] | None = 300
     n_val: Annotated[int, Field(ge=1, strict=True)] | None = None
     n_test: Annotated[int, Field(ge=1, strict=True)] | None = None
+    as_published: bool = False
     data_dir: Path | None = None
 
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Not the newline: the published scorer strips leading ones, and counts an answer with a second line as wrong."""
+        return (".",)
+
     def build(self, split: Split) -> list[Example]:
-        return [_example(record) for record in self._records(split)]
+        return [_example(record, self.as_published) for record in self._records(split)]
 
     @property
     def chance(self) -> float:
@@ -90,25 +95,23 @@ class CLUTRR(Task):
         path = data_file(f"clutrr/{split}.json", self.data_dir)
         records = read_records(path, _FIELDS)
         wanted = {"train": self.n_train, "val": self.n_val, "test": self.n_test}[split]
-        if wanted is None:
-            return records
-        if wanted > len(records):
-            raise ValueError(f"n_{split}={wanted} is more than the {len(records)} stories in {path}; ask for fewer")
-        return random.Random(self.seed).sample(records, wanted) if split == "train" else records[:wanted]
+        chosen = first_of(records, wanted, split)
+        return random.Random(self.seed).sample(records, wanted) if split == "train" and wanted else chosen
 
 
-def _example(record: Record) -> Example:
+def _example(record: Record, as_published: bool) -> Example:
     first, second = _query(record)
+    space = " " if as_published else ""
     # The brackets around names mark entities for other uses of the data.
     story = record["clean_story"].replace("[", "").replace("]", "")
     return Example(
-        prompt=_PROMPT.format(story=story, first=first, second=second),
+        prompt=_PROMPT.format(story=story, first=first, second=space + second),
         answer=record["target_text"],
         info={
             "relation": record["target_text"],
             "first": first,
             "second": second,
-            "source": f"{record.path.name}, record {record.number}",
+            "source": record.place,
         },
     )
 

@@ -93,7 +93,6 @@ class Counterfactual(Task):
     name: ClassVar[str] = "counterfactual"
     loss: ClassVar[Loss] = "cross_entropy"
     metric: ClassVar[Metric] = "exact_match"
-    stop: ClassVar[tuple[str, ...]] = ("\n", ".")
 
     n_train: Annotated[int, Field(ge=1, strict=True)] = 300
     n_val: Annotated[int, Field(ge=1, strict=True)] = 100
@@ -119,6 +118,11 @@ class Counterfactual(Task):
             edits = _edits(subjects_of[split], countries_of[split], split_rng)
             built[split] = [_example(edit, split_rng) for edit in first_so_many(edits, sizes[split], split)]
         return built
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """The end of a line or of a sentence."""
+        return ("\n", ".")
 
     @property
     def chance(self) -> float:

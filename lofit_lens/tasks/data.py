@@ -1,5 +1,7 @@
 """Find local data files and read their records, with errors that say which file, which line and what to do."""
 
+import csv
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -46,30 +48,52 @@ class Record:
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
 
+    @property
+    def place(self) -> str:
+        """Where it came from, for `Example.info`."""
+        return f"{self.path.name}, record {self.number}"
+
     def error(self, problem: str) -> ValueError:
         """An error to raise about this record; it begins with the place."""
         return _error(self.path, self.line, self.number, problem)
 
 
 def read_records(path: Path, fields: Mapping[str, type]) -> list[Record]:
-    """Read the objects of a JSON list, or of a `.jsonl` file (one on each line; empty lines are skipped).
+    """Read the objects of a JSON list, of a `.jsonl` file (one on each line; empty lines are skipped) or of a `.csv` table.
 
     Args:
         path: the file, UTF-8.
         fields: the fields that every record must have, and their types; other fields may be there.
 
     Raises:
-        ValueError: not UTF-8, not JSON, or a record lacks a field or has it with another type.
+        ValueError: not UTF-8, not JSON or CSV, or a record lacks a field or has it with another type.
     """
-    parts = _lines if path.suffix == ".jsonl" else _list_items
-    return [_checked(*part, path, fields) for part in parts(_text(path), path)]
+    parts = {".jsonl": _lines, ".csv": _table_rows}.get(path.suffix, _list_items)
+    return [_checked(*part, path, fields) for part in parts(read_text(path), path)]
+
+
+def first_of(records: list[Record], wanted: int | None, split: str) -> list[Record]:
+    """The first records of a file, or all.
+
+    Raises:
+        ValueError: more are wanted than there are.
+    """
+    if wanted is not None and wanted > len(records):
+        where = f" in {records[0].path}" if records else ""
+        raise ValueError(f"n_{split}={wanted} is more than the {len(records)} records{where}; ask for fewer")
+    return records[:wanted]
 
 
 def _error(path: Path, line: int, number: int, problem: str) -> ValueError:
     return ValueError(f"{path}, line {line} (record {number}): {problem}")
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A whole file.
+
+    Raises:
+        ValueError: not UTF-8.
+    """
     raw = path.read_bytes()
     try:
         return raw.decode("utf-8")
@@ -88,6 +112,28 @@ def _lines(text: str, path: Path) -> Iterator[tuple[Any, int, int]]:
                 yield json.loads(content), line, number
             except json.JSONDecodeError as error:
                 raise _error(path, line, number, f"got no JSON ({error.msg}, column {error.colno})") from error
+
+
+def _table_rows(text: str, path: Path) -> Iterator[tuple[Any, int, int]]:
+    """The rows below the header, as strings; a row may take several lines, and is named by its first."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
+    number, line = 0, 1
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise _error(path, line, number + 1, f"got no CSV ({error})") from error
+        if row is None:
+            return
+        if header is None:
+            header = row
+        elif row:
+            number += 1
+            if len(row) != len(header):
+                raise _error(path, line, number, f"got {len(row)} cells, wanted {len(header)}, as in the first line")
+            yield dict(zip(header, row, strict=True)), line, number
+        line = reader.line_num + 1
 
 
 def _list_items(text: str, path: Path) -> Iterator[tuple[Any, int, int]]:

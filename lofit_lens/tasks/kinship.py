@@ -123,7 +123,6 @@ class Kinship(Task):
     name: ClassVar[str] = "kinship"
     loss: ClassVar[Loss] = "cross_entropy"
     metric: ClassVar[Metric] = "exact_match"
-    stop: ClassVar[tuple[str, ...]] = ("\n", ".")
 
     n_train: Annotated[int, Field(ge=1, strict=True)] = 300
     n_val: Annotated[int, Field(ge=1, strict=True)] = 100
@@ -146,6 +145,11 @@ class Kinship(Task):
         for split, part in _NAMES_OF_SPLIT.items():
             built[split] = self._examples(split, sizes[split], [names[part] for names in shuffled])
         return built
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """The end of a line or of a sentence."""
+        return ("\n", ".")
 
     @property
     def chance(self) -> float:

@@ -15,7 +15,7 @@ LEVELS = (
     {"files", "heads", "lens", "losses", "plots.template", "progress", "tasks.base", "tasks.data", "tiny"},
     {"adapters", "batches", "embedded", "tasks.world"},
     {"examination"},
-    {"models", "tasks.clutrr", "tasks.counterfactual", "tasks.kinship", "tasks.truth"},
+    {"models", "tasks.clutrr", "tasks.counterfactual", "tasks.kinship", "tasks.mquake", "tasks.truth", "tasks.truthfulqa"},
     {"frozen", "interventions", "prefixes", "tasks"},
     {"methods.base", "scoring"},
     {"fitting", "generation"},

@@ -1,7 +1,6 @@
 """CLUTRR: the published prompt and scorer; on stories of our own, and on the published files where they are at hand."""
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -24,14 +23,6 @@ def write(folder: Path, **splits: list[dict]) -> Path:
 def small(tmp_path: Path) -> Path:
     train = [{**RECORD, "clean_story": f"Story {i}.", "target_text": ("son", "aunt", "wife")[i % 3]} for i in range(40)]
     return write(tmp_path, train=train, val=[RECORD] * 3, test=[RECORD] * 5)
-
-
-@pytest.fixture(scope="module")
-def published() -> Path:
-    folder = Path(os.environ.get("LOFIT_LENS_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
-    if not (folder / "clutrr" / "train.json").is_file():
-        pytest.skip(f"the published CLUTRR files are not in {folder}; set LOFIT_LENS_DATA to a folder that has them")
-    return folder
 
 
 def test_prompt_word_by_word(small: Path) -> None:
@@ -62,7 +53,7 @@ def test_sizes(small: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({}, "n_train=300 .* 40 stories"), ({"n_train": 1, "n_test": 6}, "n_test=6 .* 5 st")]
+    ("settings", "message"), [({}, "n_train=300 .* 40 records"), ({"n_train": 1, "n_test": 6}, "n_test=6 .* 5 rec")]
 )
 def test_more_than_there_are(small: Path, settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -107,7 +98,7 @@ def test_missing_files_are_named_when_a_split_is_asked_for(tmp_path: Path, monke
 )
 def test_scorer(generated: str, is_right: bool) -> None:
     assert CLUTRR().is_correct(generated, Example(prompt="", answer="sister")) is is_right
-    assert CLUTRR.stop == (".",)
+    assert CLUTRR().stop == (".",)
 
 
 def test_published_splits(published: Path) -> None:
@@ -116,6 +107,12 @@ def test_published_splits(published: Path) -> None:
     assert len(CLUTRR(n_train=None, data_dir=published).train) == 3151
     assert task.chance == 1 / 18
     assert Counter(example.answer for example in task.test).most_common(1) == [("sister", 46)]
+
+
+def test_published_doubles_a_space_before_the_second_name(small: Path) -> None:
+    ours, theirs = (CLUTRR(n_train=1, data_dir=small, as_published=published).test[0].prompt for published in (False, True))
+    assert theirs.count("  ") == 2
+    assert theirs.replace("  ", " ") == ours
 
 
 def test_published_prompts(published: Path) -> None:

@@ -229,5 +229,5 @@ def test_chance_is_what_guessing_scores(task: Kinship) -> None:
 
 
 def test_text_behind_a_full_stop_is_not_part_of_an_answer() -> None:
-    assert Kinship.stop == ("\n", ".")
+    assert Kinship().stop == ("\n", ".")
     assert (Kinship.loss, Kinship.metric) == ("cross_entropy", "exact_match")

@@ -1,0 +1,86 @@
+"""TruthfulQA: both prompts, the columns of the table, bad records, and the published files where they are."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from lofit_lens.tasks import TruthfulQA
+
+COLUMNS = ["Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source"]
+ROW = {
+    "Type": "Adversarial",
+    "Category": "Animals",
+    "Question": "Do pigs fly?\n",
+    "Best Answer": "No, pigs don't fly",
+    "Correct Answers": 'Pigs stay on the ground.; No, pigs don\'t fly; They, "do" not',
+    "Incorrect Answers": "Yes; Only at night.",
+    "Source": "a,\nb",
+}
+
+
+def write(folder: Path, **splits: list[dict]) -> Path:
+    (folder / "truthfulqa").mkdir()
+    (folder / "truthfulqa" / "mc_prompt.txt").write_text("Be honest.\n\nQ: a?\nA: b.", encoding="utf-8")
+    for split, rows in splits.items():
+        with open(folder / "truthfulqa" / f"fold_0_{split}_seed_42.csv", "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+    return folder
+
+
+def test_training_pairs(tmp_path: Path) -> None:
+    folder = write(tmp_path, train=[ROW])
+    (pair,) = TruthfulQA(data_dir=folder).train
+    assert (pair.prompt, pair.answer, pair.rejected) == ("Q: Do pigs fly? A:", " No, pigs don't fly", (" Yes",))
+    (published,) = TruthfulQA(data_dir=folder, as_published=True).train
+    assert (published.prompt, published.answer, published.rejected) == (pair.prompt, "No, pigs don't fly", ("Yes",))
+    every = TruthfulQA(data_dir=folder, all_pairs=True).train
+    assert [(e.answer, *e.rejected) for e in every][::3] == [
+        (" Pigs stay on the ground.", " Yes"),
+        (" No, pigs don't fly", " Only at night."),
+    ]
+    assert len(every) == 6
+
+
+def test_choices_are_the_columns_of_the_table_closed_by_a_full_stop(tmp_path: Path) -> None:
+    folder = write(tmp_path, test=[ROW])
+    (judged,) = TruthfulQA(data_dir=folder).test
+    assert judged.prompt == "Be honest.\n\nQ: a?\nA: b.\n\nQ: Do pigs fly?\nA:"
+    assert judged.answer == " No, pigs don't fly."
+    assert judged.aliases == (" Pigs stay on the ground.", ' They, "do" not.')
+    assert judged.rejected == (" Yes.", " Only at night.")
+    assert TruthfulQA(data_dir=folder).chance == 1 / 3
+    assert TruthfulQA(data_dir=folder, preset="").test[0].prompt == "Q: Do pigs fly?\nA:"
+    assert TruthfulQA(data_dir=folder, preset="Hm.").test[0].prompt == "Hm.\n\nQ: Do pigs fly?\nA:"
+
+
+def test_an_answer_listed_twice_counts_twice(tmp_path: Path) -> None:
+    row = {**ROW, "Correct Answers": "No, pigs don't fly; No, pigs don't fly.; Never"}
+    (judged,) = TruthfulQA(data_dir=write(tmp_path, val=[row])).val
+    assert judged.right_answers == (" No, pigs don't fly.", " No, pigs don't fly.", " Never.")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"Incorrect Answers": " ; "}, "no best answer or no incorrect ones"),
+        ({"Best Answer": ""}, "no best answer"),
+        ({"Best Answer": "Maybe"}, "'Maybe', which is not among the correct ones"),
+    ],
+)
+def test_a_bad_row_is_named_by_its_first_line(tmp_path: Path, change: dict, message: str) -> None:
+    folder = write(tmp_path, test=[ROW, {**ROW, **change}])
+    # A row takes three lines here: its question and its source have a line break each.
+    with pytest.raises(ValueError, match=r"fold_0_test_seed_42\.csv, line 5 \(record 2\): .*" + message):
+        _ = TruthfulQA(data_dir=folder).test
+
+
+def test_published_folds(published: Path) -> None:
+    folds = [TruthfulQA(fold=fold, data_dir=published) for fold in (0, 1)]
+    sizes = [[len(task.splits[split]) for split in ("train", "val", "test")] for task in folds]
+    assert sizes == [[326, 82, 409], [327, 82, 408]]
+    assert len({example.prompt for task in folds for example in task.test}) == 817
+    assert all(task.test[0].prompt.startswith("Interpret each question literally") for task in folds)
+    assert [round(task.chance, 2) for task in folds] == [0.23, 0.23]
