@@ -28,6 +28,11 @@ class TokenSequence:
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
 
+    @property
+    def read(self) -> tuple[int, ...]:
+        """What goes through the model: the last token of the answer is predicted, and nothing behind it."""
+        return (self.prompt + self.answer)[:-1]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -131,7 +136,7 @@ def pad_id(model: LensModel) -> int:
 
 def collate(model: LensModel, sequences: Sequence[TokenSequence]) -> Batch:
     """Right-pad sequences into one batch on the model's device."""
-    tokens, mask = padded(model, [sequence.prompt + sequence.answer for sequence in sequences], side="right")
+    tokens, mask = padded(model, [sequence.read for sequence in sequences], side="right")
     rows, columns, targets = [], [], []
     for row, sequence in enumerate(sequences):
         rows += [row] * len(sequence.answer)

@@ -20,12 +20,12 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from lofit_lens.batches import TOKEN_BUDGET, TokenSequence, by_length, collate, encode
+from lofit_lens.batches import TOKEN_BUDGET, TokenSequence, collate, encode
 from lofit_lens.generation import continued, generated_text
 from lofit_lens.interventions import Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
-from lofit_lens.prefixes import Prefix, read_prefix
+from lofit_lens.prefixes import Prefix, begun
 from lofit_lens.progress import progress
 from lofit_lens.scoring import answer_logits, sequence_logprobs
 from lofit_lens.tasks.base import SPLITS, Example, Split, Task, non_empty
@@ -154,8 +154,9 @@ def _exact_match(model: LensModel, task: Task, examples: tuple[Example, ...], sp
     texts = [""] * len(examples)
     n_generated = 0
     bar = progress(None, f"{task.name}: {split}", total=len(examples))
-    for group in by_length((len(s.prompt) + max(len(s.answer), task.max_new_tokens) for s in sequences), token_budget):
-        prefix = read_prefix(model, [sequences[i].prompt for i in group])
+    lengths = [len(s.prompt) + max(len(s.answer), task.max_new_tokens) for s in sequences]
+    for group, beginning in begun(model, [s.prompt for s in sequences], lengths, token_budget):
+        prefix = beginning.read_on(model)
         gold = [sequences[i].answer for i in group]
         undecided = _not_gold(model, prefix, gold, task.max_new_tokens)
         answers = dict(enumerate(gold))

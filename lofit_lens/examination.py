@@ -158,7 +158,8 @@ def _shares_prefix(model: LensModel, plain: PlainPass) -> bool:
     a, b, c, d = plain.tokens[0].tolist()
     read, read_mask = padded(model, [(a, b), (a,)], side="left")
     rest, rest_mask = padded(model, [(b,), (c, d)], side="right")
-    _, cache = lens.forward_with_cache(model, read, read_mask, None)
+    with model.hooks(fwd_hooks=[lens.no_logits(model)]):
+        _, cache = lens.forward_with_cache(model, read, read_mask, None)
     swapped = lens.cache_rows(cache, torch.tensor([1, 0], device=read.device))
     mask = torch.cat([read_mask.flip(0), rest_mask], dim=-1)
     logits, _ = lens.forward_with_cache(model, rest, mask, swapped)

@@ -233,7 +233,7 @@ def accumulate_gradient(
         resumption = store.resumption(keys, batch.tokens.shape[1])
         with attached(model, intervention):
             if resumption is None:
-                with store.recording(model, keys, [len(sequence) for sequence in sequences]):
+                with store.recording(model, keys, [len(sequence.read) for sequence in sequences]):
                     logits = answer_logits(model, batch)
             else:
                 logits = answer_logits(model, batch, resumption)

@@ -7,11 +7,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lofit_lens import lens
-from lofit_lens.batches import TOKEN_BUDGET, by_length, encode_prompt, padded, refuse_one_string
+from lofit_lens.batches import TOKEN_BUDGET, encode_prompt, padded, refuse_one_string
 from lofit_lens.interventions import Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
-from lofit_lens.prefixes import Prefix, unread_prefix
+from lofit_lens.prefixes import Prefix, begun
 from lofit_lens.progress import progress
 
 
@@ -63,8 +63,8 @@ def generate(
     texts = [""] * len(prompts)
     bar = progress(None, "generate", total=len(prompts))
     with torch.no_grad(), attached(model, intervention):
-        for group in by_length((len(ids) + max_new_tokens for ids in encoded), token_budget):
-            answers = continued(model, unread_prefix(model, [encoded[i] for i in group]), max_new_tokens, stop)
+        for group, prefix in begun(model, encoded, [len(ids) + max_new_tokens for ids in encoded], token_budget):
+            answers = continued(model, prefix, max_new_tokens, stop)
             for i, answer in zip(group, answers, strict=True):
                 texts[i] = generated_text(model, answer, stop)
             bar.update(len(group))

@@ -89,6 +89,11 @@ def last_position_only(model: LensModel) -> tuple[str, Any]:
     return unembed_input_hook(model), lambda value, hook: value[:, -1:]
 
 
+def no_logits(model: LensModel) -> tuple[str, Any]:
+    """A hook that makes a pass give logits for no position: what is read is to be remembered only."""
+    return unembed_input_hook(model), lambda value, hook: value[:, :0]
+
+
 def _last_mlp_is_watched(model: LensModel) -> bool:
     last = f"blocks.{model.cfg.n_layers - 1}"
     from_there_on = tuple(f"{last}.{part}" for part in ("mlp", "ln2", "hook_mlp", "hook_out", "hook_resid_post"))
@@ -162,13 +167,16 @@ def forward_with_cache(
 
 def cache_rows(cache: Any, rows: Int[Tensor, "batch"]) -> Any:
     """A new KV cache of some rows of another, a row as often as it is named. The other is left as it was."""
-    chosen = copy.deepcopy(cache)
-    if hasattr(chosen, "reorder_cache"):
+    chosen = copy.copy(cache)
+    if hasattr(chosen, "layers"):
+        # Each layer's copy gets tensors of its own from reorder_cache, so nothing large is copied twice.
+        chosen.layers = [copy.copy(layer) for layer in cache.layers]
         chosen.reorder_cache(rows)
         return chosen
+    chosen.entries = [copy.copy(entry) for entry in cache.entries]
     for entry in chosen.entries:
         entry.past_keys, entry.past_values = entry.past_keys[rows], entry.past_values[rows]
-    chosen.previous_attention_mask = chosen.previous_attention_mask[rows]
+    chosen.previous_attention_mask = cache.previous_attention_mask[rows]
     return chosen
 
 

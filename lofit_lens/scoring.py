@@ -18,7 +18,7 @@ from lofit_lens.frozen import Resumption
 from lofit_lens.interventions import Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
-from lofit_lens.prefixes import Prefix, read_prefix, unread_prefix
+from lofit_lens.prefixes import Prefix, begun, room_taken
 from lofit_lens.progress import progress
 
 
@@ -68,21 +68,21 @@ def sequence_logprobs(
 ) -> Float[Tensor, "sequence"]:
     """log P(answer | prompt) of token sequences, in their order, under whatever is attached."""
     scores = torch.empty(len(sequences))
-    row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(sequence.prompt for sequence in sequences))}
-    prompts = list(row_of)
-    answers_of: list[list[int]] = [[] for _ in prompts]
+    answers_to: dict[tuple[int, ...], list[int]] = {}
     for i, sequence in enumerate(sequences):
-        answers_of[row_of[sequence.prompt]].append(i)
-    pays = len(prompts) < len(sequences)
-    groups = by_length(map(len, prompts), token_budget) if pays else [list(range(len(prompts)))]
+        answers_to.setdefault(sequence.prompt, []).append(i)
+    prompts = list(answers_to)
+    longest = [max(len(sequences[i]) for i in indices) for indices in answers_to.values()]
     bar = progress(None, description, total=len(sequences))
-    for group in groups:
-        together = [prompts[row] for row in group]
-        prefix = read_prefix(model, together) if pays else unread_prefix(model, together)
-        members = [(place, i) for place, row in enumerate(group) for i in answers_of[row]]
-        for part in by_length((len(sequences[i]) for _, i in members), token_budget):
-            places, indices = zip(*(members[m] for m in part), strict=True)
-            scores[list(indices)] = _summed(model, prefix.select(places), [sequences[i].answer for i in indices]).cpu()
+    for group, prefix in begun(model, prompts, longest, token_budget):
+        members = [(row, i) for row, place in enumerate(group) for i in answers_to[prompts[place]]]
+        if len(members) > len(group):
+            prefix = prefix.read_on(model)
+        read = prefix.mask.shape[1]
+        rooms = (room_taken(read, len(prefix.unread[row]) + len(sequences[i].answer)) for row, i in members)
+        for part in by_length(rooms, token_budget):
+            rows, indices = zip(*(members[m] for m in part), strict=True)
+            scores[list(indices)] = _summed(model, prefix.select(rows), [sequences[i].answer for i in indices]).cpu()
             bar.update(len(part))
     bar.close()
     return scores

@@ -97,7 +97,7 @@ def test_resuming_above_frozen_layers_is_bit_equal(real_model):
     store = ResidualStore(real_model, layer)
     touched: list[int] = []
     with torch.no_grad(), ll.attached(real_model, made):
-        with store.recording(real_model, range(3), [len(s) for s in sequences]):
+        with store.recording(real_model, range(3), [len(s.read) for s in sequences]):
             full = answer_logits(real_model, batch)
         watch = [(f"blocks.{i}.attn.hook_z", lambda z, hook, i=i: touched.append(i)) for i in range(info.n_layers)]
         with real_model.hooks(fwd_hooks=watch):

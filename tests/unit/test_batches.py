@@ -73,8 +73,8 @@ def test_no_bos_where_the_model_is_used_without(llama, monkeypatch):
 
 def test_a_batch_by_hand(llama):
     batch = collate(llama, encode(llama, ["ab", "a"], ["cd", "b"], eos=True))
-    assert batch.tokens.tolist() == [[BOS, A, B, C, D, EOS], [BOS, A, B, EOS, PAD, PAD]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]]
+    assert batch.tokens.tolist() == [[BOS, A, B, C, D], [BOS, A, B, PAD, PAD]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
     # Answer tokens in order, and where the logits stand that predict each: one place before it.
     assert batch.targets.tolist() == [C, D, EOS, B, EOS]
     assert batch.rows.tolist() == [0, 0, 0, 1, 1]
@@ -86,10 +86,12 @@ def test_every_target_is_the_token_behind_the_place_that_predicts_it(llama):
     prompts, answers = (["".join(text.choices("abcd ", k=text.randint(1, 30))) for _ in range(20)] for _ in range(2))
     sequences = encode(llama, prompts, answers, eos=True)
     batch = collate(llama, sequences)
-    assert torch.equal(batch.tokens[batch.rows, batch.columns + 1], batch.targets)
-    assert batch.attention_mask[batch.rows, batch.columns + 1].all()
+    places = zip(batch.rows.tolist(), batch.columns.tolist(), strict=True)
+    whole = [sequence.prompt + sequence.answer for sequence in sequences]
+    assert [whole[row][column + 1] for row, column in places] == batch.targets.tolist()
+    assert batch.attention_mask[batch.rows, batch.columns].all()
     assert batch.targets.tolist() == [token for sequence in sequences for token in sequence.answer]
-    assert batch.attention_mask.sum(-1).tolist() == [len(sequence) for sequence in sequences]
+    assert batch.attention_mask.sum(-1).tolist() == [len(sequence) - 1 for sequence in sequences]
 
 
 def test_left_padding_by_hand(llama):

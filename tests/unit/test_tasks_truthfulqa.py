@@ -83,4 +83,4 @@ def test_published_folds(published: Path) -> None:
     assert sizes == [[326, 82, 409], [327, 82, 408]]
     assert len({example.prompt for task in folds for example in task.test}) == 817
     assert all(task.test[0].prompt.startswith("Interpret each question literally") for task in folds)
-    assert [round(task.chance, 2) for task in folds] == [0.23, 0.23]
+    assert [round(task.chance, 2) for task in folds] == [0.22, 0.22]
