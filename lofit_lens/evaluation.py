@@ -10,6 +10,7 @@ g, right answers R (g among them) and wrong answers W:
     MC1 = 1 if S(g) > max over W of S, else 0
     MC2 = sum over R of exp S / (sum over R of exp S + sum over W of exp S)
     MC3 = share of R that S puts above every member of W
+    margin = S(g) - max over W of S, in nats; the logit difference where answers are single tokens
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ from lofit_lens.models import check_model
 from lofit_lens.prefixes import Prefix, begun
 from lofit_lens.progress import progress
 from lofit_lens.scoring import answer_logits, sequence_logprobs
-from lofit_lens.tasks.base import SPLITS, Example, Split, Task, non_empty
+from lofit_lens.tasks.base import METRICS, SPLITS, Example, Metric, Split, Task, non_empty
 
 CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 2000
@@ -42,7 +43,7 @@ class Evaluation:
         task: the task's name.
         split: which examples.
         metric: the task's own metric.
-        scores: for each metric, every example's score in [0, 1], in the split's order.
+        scores: for each metric, every example's score, in the split's order: in [0, 1], but for `margin`.
         texts: generated answers (the gold one where teacher forcing decided); empty in multiple choice.
         generated: how many answers had to be generated.
     """
@@ -123,26 +124,31 @@ def evaluate(
     intervention: Intervention | None = None,
     *,
     split: Split = "test",
+    metric: Metric | None = None,
     token_budget: int = TOKEN_BUDGET,
 ) -> Evaluation:
-    """Score a model, under an edit, on a split of a task by the task's own metric.
+    """Score a model, under an edit, on a split of a task.
 
     Args:
         model: a TransformerBridge or HookedTransformer with raw weights.
-        task: says which metric.
+        task: its examples, and how a generated answer is judged.
         intervention: edit to apply, or None for the base model.
         split: which examples.
+        metric: by generated answers ("exact_match") or by the likelihood of all choices ("mc1"); None is the task's own.
         token_budget: padded tokens that go through the model at once.
 
     Raises:
-        ValueError: an unknown or empty split, or an example that cannot be tokenised; before anything is run.
+        ValueError: an unknown metric, an unknown or empty split, or an example that cannot be tokenised; before anything
+            is run.
     """
     check_model(model)
     if split not in SPLITS:
         raise ValueError(f"split {split!r}; wanted one of {', '.join(SPLITS)}")
+    if metric not in (None, *METRICS):
+        raise ValueError(f"metric {metric!r}; wanted one of {', '.join(METRICS)}, or None for the task's own")
     examples = non_empty(task.splits[split], task, split)
     with torch.no_grad(), attached(model, intervention):
-        if task.metric == "mc1":
+        if (metric or task.metric) == "mc1":
             return _multiple_choice(model, task, examples, split, token_budget)
         return _exact_match(model, task, examples, split, token_budget)
 
@@ -169,7 +175,7 @@ def _exact_match(model: LensModel, task: Task, examples: tuple[Example, ...], sp
         bar.update(len(group))
     bar.close()
     scores = tuple(float(task.is_correct(text, example)) for text, example in zip(texts, examples, strict=True))
-    return Evaluation(task.name, split, task.metric, {task.metric: scores}, tuple(texts), n_generated)
+    return Evaluation(task.name, split, "exact_match", {"exact_match": scores}, tuple(texts), n_generated)
 
 
 def _not_gold(model: LensModel, prefix: Prefix, gold: list[tuple[int, ...]], max_new_tokens: int) -> list[int]:
@@ -189,10 +195,11 @@ def _multiple_choice(
     choices = [(e.prompt, answer) for e in examples for answer in (*e.right_answers, *e.rejected)]
     sequences = encode(model, [prompt for prompt, _ in choices], [answer for _, answer in choices], eos=False)
     scores = sequence_logprobs(model, sequences, token_budget=token_budget, description=f"{task.name}: choices").double()
-    by_metric: dict[str, list[float]] = {"mc1": [], "mc2": [], "mc3": []}
+    by_metric: dict[str, list[float]] = {"mc1": [], "mc2": [], "mc3": [], "margin": []}
     for example, own in zip(examples, scores.split([len(e.right_answers) + len(e.rejected) for e in examples]), strict=True):
         right, wrong = own[: len(example.right_answers)], own[len(example.right_answers) :]
         by_metric["mc1"].append(float(right[0] > wrong.max()))
+        by_metric["margin"].append(float(right[0] - wrong.max()))
         by_metric["mc2"].append((right.logsumexp(0) - own.logsumexp(0)).exp().item())
         by_metric["mc3"].append((right > wrong.max()).double().mean().item())
-    return Evaluation(task.name, split, task.metric, {name: tuple(values) for name, values in by_metric.items()})
+    return Evaluation(task.name, split, "mc1", {name: tuple(values) for name, values in by_metric.items()})

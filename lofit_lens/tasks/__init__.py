@@ -6,12 +6,17 @@ from typing import Any
 from lofit_lens.tasks.base import Example, Task
 from lofit_lens.tasks.clutrr import CLUTRR
 from lofit_lens.tasks.counterfactual import Counterfactual
+from lofit_lens.tasks.ioi import IOI
 from lofit_lens.tasks.kinship import Kinship
 from lofit_lens.tasks.mquake import MQuAKE
+from lofit_lens.tasks.own import Chat, Records
+from lofit_lens.tasks.reasoning import SVAMP, ARCChallenge, BoolQ, SocialIQA
 from lofit_lens.tasks.truth import Truth
 from lofit_lens.tasks.truthfulqa import TruthfulQA
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (TruthfulQA, MQuAKE, CLUTRR, Kinship, Counterfactual, Truth)}
+_PUBLISHED = (TruthfulQA, MQuAKE, CLUTRR, SocialIQA, ARCChallenge, BoolQ, SVAMP)
+_GENERATED = (Kinship, Counterfactual, Truth, IOI)
+TASKS: dict[str, type[Task]] = {task.name: task for task in (*_PUBLISHED, *_GENERATED)}
 
 
 def task_named(name: str, **settings: Any) -> Task:
@@ -31,4 +36,22 @@ def task_named(name: str, **settings: Any) -> Task:
     return TASKS[name](**settings)
 
 
-__all__ = ["CLUTRR", "TASKS", "Counterfactual", "Example", "Kinship", "MQuAKE", "Task", "Truth", "TruthfulQA", "task_named"]
+__all__ = [
+    "CLUTRR",
+    "IOI",
+    "SVAMP",
+    "TASKS",
+    "ARCChallenge",
+    "BoolQ",
+    "Chat",
+    "Counterfactual",
+    "Example",
+    "Kinship",
+    "MQuAKE",
+    "Records",
+    "SocialIQA",
+    "Task",
+    "Truth",
+    "TruthfulQA",
+    "task_named",
+]

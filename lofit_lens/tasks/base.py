@@ -10,6 +10,8 @@ Split = Literal["train", "val", "test"]
 Loss = Literal["cross_entropy", "dpo"]
 Metric = Literal["exact_match", "mc1"]
 
+LOSSES: tuple[Loss, ...] = ("cross_entropy", "dpo")
+METRICS: tuple[Metric, ...] = ("exact_match", "mc1")
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 

@@ -9,8 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
+
 #: Names the folder of data files when a task is not given one.
 DATA_VARIABLE = "LOFIT_LENS_DATA"
+
+#: Endings of the names of files that `read_records` reads.
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 _SPACE = frozenset(" \t\r\n")
 
@@ -19,7 +25,8 @@ def data_file(name: str, data_dir: str | Path | None = None) -> Path:
     """The path of a data file.
 
     Args:
-        name: where the file is inside the data folder, such as "clutrr/train.json".
+        name: where the file is inside the data folder, such as "clutrr/train.json". If it is not there, one whose name
+            has another ending that `read_records` knows is taken.
         data_dir: the data folder; without it, the one that the environment variable LOFIT_LENS_DATA names.
 
     Raises:
@@ -31,9 +38,10 @@ def data_file(name: str, data_dir: str | Path | None = None) -> Path:
     if not root:
         raise FileNotFoundError(f"looked for the data file {name}, but no data folder is known; {way_out}")
     path = Path(root).expanduser() / name
-    if not path.is_file():
+    found = next((other for suffix in (path.suffix, *SUFFIXES) if (other := path.with_suffix(suffix)).is_file()), None)
+    if found is None:
         raise FileNotFoundError(f"looked for the data file {path} (folder: {source}), which is not there; {way_out}")
-    return path
+    return found
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,8 @@ class Record:
 
 
 def read_records(path: Path, fields: Mapping[str, type]) -> list[Record]:
-    """Read the objects of a JSON list, of a `.jsonl` file (one on each line; empty lines are skipped) or of a `.csv` table.
+    """Read the objects of a JSON list, of a `.jsonl` file (one on each line; empty lines are skipped), or the rows of
+    a `.csv` or `.parquet` table.
 
     Args:
         path: the file, UTF-8.
@@ -68,6 +77,9 @@ def read_records(path: Path, fields: Mapping[str, type]) -> list[Record]:
     Raises:
         ValueError: not UTF-8, not JSON or CSV, or a record lacks a field or has it with another type.
     """
+    if path.suffix == ".parquet":
+        rows = enumerate(_parquet_rows(path), start=1)
+        return [_checked(row, number, number, path, fields) for number, row in rows]
     parts = {".jsonl": _lines, ".csv": _table_rows}.get(path.suffix, _list_items)
     return [_checked(*part, path, fields) for part in parts(read_text(path), path)]
 
@@ -136,6 +148,13 @@ def _table_rows(text: str, path: Path) -> Iterator[tuple[Any, int, int]]:
         line = reader.line_num + 1
 
 
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path}: got no parquet file ({error})") from error
+
+
 def _list_items(text: str, path: Path) -> Iterator[tuple[Any, int, int]]:
     """The items one by one: `json.loads` of the whole does not say at which line each begins."""
     decoder = json.JSONDecoder()
@@ -178,7 +197,7 @@ def _checked(item: Any, line: int, number: int, path: Path, fields: Mapping[str,
     for name, wanted in fields.items():
         if name not in item:
             raise record.error(f"got the fields {sorted(item)}, wanted {name!r} too")
-        if not isinstance(item[name], wanted):
+        if not isinstance(item[name], (wanted, int) if wanted is float else wanted):
             got = type(item[name]).__name__
             raise record.error(f"got {item[name]!r} ({got}) for {name!r}, wanted {wanted.__name__}")
     return record

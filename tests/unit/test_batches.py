@@ -3,7 +3,6 @@
 import random
 
 import pytest
-import torch
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 

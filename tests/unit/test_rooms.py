@@ -15,7 +15,8 @@ LEVELS = (
     {"files", "heads", "lens", "losses", "plots.template", "progress", "tasks.base", "tasks.data", "tiny"},
     {"adapters", "batches", "embedded", "tasks.world"},
     {"examination"},
-    {"models", "tasks.clutrr", "tasks.counterfactual", "tasks.kinship", "tasks.mquake", "tasks.truth", "tasks.truthfulqa"},
+    {"models", "tasks.clutrr", "tasks.counterfactual", "tasks.ioi", "tasks.kinship", "tasks.mquake", "tasks.own"}
+    | {"tasks.reasoning", "tasks.truth", "tasks.truthfulqa"},
     {"frozen", "interventions", "prefixes", "tasks"},
     {"methods.base", "scoring"},
     {"fitting", "generation"},

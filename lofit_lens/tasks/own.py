@@ -1,0 +1,170 @@
+"""A task of your own, from files, data sets or lists; and any task as a chat.
+
+    task = Records(
+        {"train": "train.csv", "test": "test.jsonl"},
+        prompt="Q: {question} A:", answer=" {answer}", rejected=" {distractors}",
+    )
+    chat = Chat(task, model.tokenizer)
+
+A template takes the fields of a record by name; a field that is a list, or the words between semicolons of a table's cell,
+makes as many texts as it has items.
+"""
+
+import string
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from lofit_lens.tasks.base import LOSSES, METRICS, SPLITS, Example, Loss, Metric, Split, Task
+from lofit_lens.tasks.data import Record, read_records
+
+Source = str | Path | Iterable[Mapping[str, Any]]
+
+
+class Records(Task):
+    """Examples made from records by templates.
+
+    Args:
+        sources: for each split a `.jsonl`, `.json`, `.csv` or `.parquet` file, or records: a list of dicts, or a
+            `datasets.Dataset`.
+        prompt: template of the prompt, such as "Q: {question} A:".
+        answer: template of the right answer, its space included: " {answer}".
+        aliases: template of other right answers, over a field with several.
+        rejected: template of wrong answers, over a field with several.
+        name: of the task.
+        loss: what trains on it; "dpo" needs wrong answers.
+        metric: what judges by default; "mc1" needs wrong answers.
+        stop: a generated answer ends at the first of these.
+        chance: what guessing scores, in [0, 1].
+
+    Raises:
+        ValueError: an unknown split, loss or metric at once; a missing field or an empty text, named by its record, when
+            the split is first asked for.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[Split, Source],
+        *,
+        prompt: str,
+        answer: str,
+        aliases: str | None = None,
+        rejected: str | None = None,
+        name: str = "records",
+        loss: Loss = "cross_entropy",
+        metric: Metric = "exact_match",
+        stop: tuple[str, ...] = ("\n",),
+        chance: float = 0.0,
+    ) -> None:
+        unknown = sorted(set(sources) - set(SPLITS))
+        if unknown:
+            raise ValueError(f"got the splits {unknown}, wanted some of {', '.join(SPLITS)}")
+        if loss not in LOSSES or metric not in METRICS:
+            raise ValueError(f"got loss {loss!r} and metric {metric!r}; wanted one of {LOSSES}, and one of {METRICS}")
+        self._sources, self._stop, self._chance = sources, stop, chance
+        self._prompt, self._answer, self._aliases, self._rejected = prompt, answer, aliases, rejected
+        vars(self).update(name=name, loss=loss, metric=metric)
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        return self._stop
+
+    @property
+    def chance(self) -> float:
+        return self._chance
+
+    def build(self, split: Split) -> list[Example]:
+        source = self._sources.get(split, ())
+        if isinstance(source, str | Path):
+            records = read_records(Path(source), {})
+        else:
+            records = [Record(values, Path(f"the {split} records"), number, number) for number, values in enumerate(source, 1)]
+        return [self._example(record) for record in records]
+
+    def _example(self, record: Record) -> Example:
+        return Example(
+            prompt=_one(self._prompt, record),
+            answer=_one(self._answer, record),
+            aliases=() if self._aliases is None else _several(self._aliases, record),
+            rejected=() if self._rejected is None else _several(self._rejected, record),
+            info={"source": record.place},
+        )
+
+
+class Chat(Task):
+    """A task whose prompts are the user's turn of a chat, in training and evaluation alike.
+
+    (The published code wraps prompts by hand in training, and leaves the wrapping out of some evaluations.)
+
+    Args:
+        task: whose examples to wrap. Answers lose the space in front of them, because a chat's answer starts a line.
+        tokenizer: its chat template is used: `model.tokenizer`.
+        system: what the system says first, if anything.
+
+    Raises:
+        ValueError: the tokenizer has no chat template.
+    """
+
+    def __init__(self, task: Task, tokenizer: Any, *, system: str | None = None) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError("this tokenizer has no chat template; use the task as it is, or a model that was tuned to chat")
+        self._task, self._tokenizer, self._system = task, tokenizer, system
+        vars(self).update(name=f"{task.name}-chat", loss=task.loss, metric=task.metric, max_new_tokens=task.max_new_tokens)
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        return self._task.stop
+
+    @property
+    def chance(self) -> float:
+        return self._task.chance
+
+    def is_correct(self, generated: str, example: Example) -> bool:
+        """As the task judges."""
+        return self._task.is_correct(generated, example)
+
+    def build(self, split: Split) -> list[Example]:
+        return [self._wrapped(example) for example in self._task.splits[split]]
+
+    def _wrapped(self, example: Example) -> Example:
+        turns = [] if self._system is None else [{"role": "system", "content": self._system}]
+        turns.append({"role": "user", "content": example.prompt.strip()})
+        text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        bare = lambda answers: tuple(answer.lstrip() for answer in answers)  # noqa: E731
+        return replace(
+            example,
+            prompt=cast(str, text),
+            answer=example.answer.lstrip(),
+            aliases=bare(example.aliases),
+            rejected=bare(example.rejected),
+        )
+
+
+def _fields(template: str, record: Record) -> list[str]:
+    names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    for name in names:
+        if name not in record.values:
+            raise record.error(
+                f"got the fields {sorted(record.values)}, wanted {name!r}, which the template {template!r} names"
+            )
+    return names
+
+
+def _one(template: str, record: Record) -> str:
+    text = template.format(**{name: record[name] for name in _fields(template, record)})
+    if not text.strip():
+        raise record.error(f"got no text from the template {template!r}")
+    return text
+
+
+def _several(template: str, record: Record) -> tuple[str, ...]:
+    names = _fields(template, record)
+    if len(names) != 1:
+        raise record.error(f"got the template {template!r}, wanted one field in it, that holds several texts")
+    value = record[names[0]]
+    items = [part.strip() for part in value.split(";")] if isinstance(value, str) else list(value or ())
+    texts = tuple(template.format(**{names[0]: item}) for item in items if str(item).strip())
+    if len(set(texts)) != len(texts):
+        raise record.error(f"got the same text twice in {names[0]!r}: {items!r}")
+    return texts
