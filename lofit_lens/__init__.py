@@ -8,6 +8,7 @@ from lofit_lens.interventions import HeadIntervention, Intervention, attached
 from lofit_lens.methods import Fit
 from lofit_lens.models import check_model, load_model, tiny_model
 from lofit_lens.scoring import answer_logprobs
+from lofit_lens.side_effects import SideEffects, side_effects
 
 __all__ = [
     "Evaluation",
@@ -16,6 +17,7 @@ __all__ = [
     "HeadIntervention",
     "HeadScores",
     "Intervention",
+    "SideEffects",
     "analysis",
     "answer_logprobs",
     "attached",
@@ -26,6 +28,7 @@ __all__ = [
     "methods",
     "plots",
     "random_heads",
+    "side_effects",
     "tasks",
     "tiny_model",
 ]

@@ -19,7 +19,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from scipy import stats
 
 from lofit_lens.batches import TOKEN_BUDGET, TokenSequence, collate, encode
 from lofit_lens.generation import continued, generated_text
@@ -29,10 +28,8 @@ from lofit_lens.models import check_model
 from lofit_lens.prefixes import Prefix, begun
 from lofit_lens.progress import progress
 from lofit_lens.scoring import answer_logits, sequence_logprobs
+from lofit_lens.statistics import mean_interval
 from lofit_lens.tasks.base import METRICS, SPLITS, Example, Metric, Split, Task, non_empty
-
-CONFIDENCE = 0.95
-BOOTSTRAP_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -70,18 +67,7 @@ class Evaluation:
 
     def interval(self, metric: str | None = None) -> tuple[float, float]:
         """95 % interval of the mean: Wilson's where scores are 0 or 1, else a BCa bootstrap over examples (seeded)."""
-        scores = self.scores[metric or self.metric]
-        if set(scores) <= {0.0, 1.0}:
-            successes = stats.binomtest(int(sum(scores)), len(scores))
-            low, high = successes.proportion_ci(CONFIDENCE, method="wilson")
-            return float(low), float(high)
-        if max(scores) - min(scores) < 1e-9:  # BCa divides by the spread
-            return min(scores), max(scores)
-        resampled = stats.bootstrap(
-            (scores,), _mean, confidence_level=CONFIDENCE, n_resamples=BOOTSTRAP_RESAMPLES, rng=0, method="BCa"
-        )
-        low, high = resampled.confidence_interval
-        return float(low), float(high)
+        return mean_interval(self.scores[metric or self.metric])
 
     def to_frame(self) -> pd.DataFrame:
         """One row per example: its score in each metric, and the answer's text if there is one."""
@@ -89,6 +75,24 @@ class Evaluation:
         if self.texts:
             columns["text"] = self.texts
         return pd.DataFrame(columns)
+
+    @classmethod
+    def pooled(cls, parts: Sequence["Evaluation"]) -> "Evaluation":
+        """Evaluations of parts of a test set as one, such as TruthfulQA's two folds, whose examples differ.
+
+        Raises:
+            ValueError: none, or of several metrics or splits.
+        """
+        if not parts or len({(part.metric, part.split, tuple(part.scores)) for part in parts}) > 1:
+            raise ValueError(f"cannot pool {[str(part) for part in parts]}; wanted evaluations of one metric and one split")
+        return cls(
+            " + ".join(dict.fromkeys(part.task for part in parts)),
+            parts[0].split,
+            parts[0].metric,
+            {name: tuple(score for part in parts for score in part.scores[name]) for name in parts[0].scores},
+            tuple(text for part in parts for text in part.texts),
+            sum(part.generated for part in parts),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain JSON values; `Evaluation.from_json` reads it back."""
@@ -112,10 +116,6 @@ class Evaluation:
     def __str__(self) -> str:
         low, high = self.interval()
         return f"{self.task} {self.metric} {self.value:.3f} [{low:.3f}, {high:.3f}] (n = {self.n}, {self.split})"
-
-
-def _mean(values: Any, axis: int = -1) -> Any:
-    return values.mean(axis=axis)
 
 
 def evaluate(

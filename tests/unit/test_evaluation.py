@@ -233,3 +233,32 @@ def test_the_frame_has_a_row_for_each_example():
 
 def test_its_text_says_what_was_measured_on_what():
     assert str(RESULT) == "toy mc1 0.500 [0.095, 0.905] (n = 2, val)"
+
+
+# Parts of a test set
+
+
+def test_folds_are_pooled_example_by_example():
+    first = Evaluation("a", "test", "mc1", {"mc1": (1.0, 0.0), "mc2": (0.5, 0.25)}, ("x", "y"), 1)
+    second = Evaluation("b", "test", "mc1", {"mc1": (1.0,), "mc2": (0.75,)}, ("z",), 1)
+    pooled = Evaluation.pooled([first, second])
+    assert (pooled.n, pooled.value, pooled.mean("mc2")) == (3, 2 / 3, 0.5)
+    assert (pooled.task, pooled.texts, pooled.generated) == ("a + b", ("x", "y", "z"), 2)
+    assert Evaluation.pooled([first, first]).task == "a"
+
+
+@pytest.mark.parametrize("others", [[], [Evaluation("a", "val", "mc1", {"mc1": (1.0,)})]])
+def test_what_does_not_belong_together_is_not_pooled(others):
+    parts = [Evaluation("a", "test", "mc1", {"mc1": (1.0,)}), *others] if others else []
+    with pytest.raises(ValueError, match="cannot pool"):
+        Evaluation.pooled(parts)
+
+
+def test_the_metric_can_be_asked_for(llama, toy_task, choices):
+    task = toy_task({"test": choice_examples(choices)})
+    assert evaluate(llama, task).metric == "exact_match"
+    judged = evaluate(llama, task, metric="mc1")
+    assert judged.scores["mc1"] == evaluate(llama, toy_task({"test": choice_examples(choices)}, metric="mc1")).scores["mc1"]
+    assert [margin > 0 for margin in judged.scores["margin"]] == [score == 1 for score in judged.scores["mc1"]]
+    with pytest.raises(ValueError, match="metric 'f1'; wanted one of exact_match, mc1"):
+        evaluate(llama, task, metric="f1")

@@ -12,7 +12,7 @@ ROOT = Path(lofit_lens.__file__).parent
 
 #: Every module, lowest level first. A module imports from lower levels only.
 LEVELS = (
-    {"files", "heads", "lens", "losses", "plots.template", "progress", "tasks.base", "tasks.data", "tiny"},
+    {"files", "heads", "lens", "losses", "plots.template", "progress", "statistics", "tasks.base", "tasks.data", "tiny"},
     {"adapters", "batches", "embedded", "tasks.world"},
     {"examination"},
     {"models", "tasks.clutrr", "tasks.counterfactual", "tasks.ioi", "tasks.kinship", "tasks.mquake", "tasks.own"}
@@ -20,7 +20,7 @@ LEVELS = (
     {"frozen", "interventions", "prefixes", "tasks"},
     {"methods.base", "scoring"},
     {"fitting", "generation"},
-    {"evaluation", "methods.lofit"},
+    {"evaluation", "methods.lofit", "side_effects"},
     {"analysis.transfer", "methods", "store"},
     {"analysis", "plots.heads", "plots.transfer"},
     {"plots"},

@@ -1,0 +1,115 @@
+"""What an edit costs elsewhere: how it changes the model's prediction of ordinary text (ITI, Li et al. 2023, section 5).
+
+For every token of a text but the first, with p the base model's distribution over the next token, q the edited model's, and
+t the token that follows:
+
+    cross-entropy   -log q(t)                       how well the edited model still predicts text; -log p(t) the base model
+    KL              sum_v p(v) log(p(v) / q(v))     how far its predictions have moved, whichever token follows
+
+in nats a token, averaged over each text's tokens. The published code samples texts at random and leaves KL out; here the
+texts are given, and every text's numbers are kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lofit_lens.batches import TokenSequence, by_length, collate, encode_prompt, refuse_one_string
+from lofit_lens.interventions import Intervention, attached
+from lofit_lens.lens import LensModel
+from lofit_lens.models import check_model
+from lofit_lens.progress import progress
+from lofit_lens.scoring import answer_logits, per_sequence, target_logprobs
+from lofit_lens.statistics import mean_interval
+
+#: Every position's logits are needed, so fewer tokens go through the model at once than elsewhere.
+TOKEN_BUDGET = 256
+
+
+@dataclass(frozen=True)
+class SideEffects:
+    """Nats a token, for each text.
+
+    Args:
+        cross_entropy: of the text under the edited model.
+        base_cross_entropy: of the text under the base model.
+        kl: of the edited model's predictions from the base model's.
+        n_tokens: predicted tokens.
+    """
+
+    cross_entropy: tuple[float, ...]
+    base_cross_entropy: tuple[float, ...]
+    kl: tuple[float, ...]
+    n_tokens: tuple[int, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per text."""
+        return pd.DataFrame(vars(self))
+
+    def summary(self) -> pd.DataFrame:
+        """Mean over texts and its 95 % interval (BCa bootstrap), of each quantity and of the rise in cross-entropy."""
+        rise = tuple(after - before for after, before in zip(self.cross_entropy, self.base_cross_entropy, strict=True))
+        quantities = {
+            "cross_entropy": self.cross_entropy,
+            "base_cross_entropy": self.base_cross_entropy,
+            "rise_in_cross_entropy": rise,
+            "kl": self.kl,
+        }
+        rows = {name: (sum(values) / len(values), *mean_interval(values)) for name, values in quantities.items()}
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high"])
+
+
+@torch.no_grad()
+def side_effects(
+    model: LensModel,
+    intervention: Intervention,
+    texts: Sequence[str],
+    *,
+    max_tokens: int = 128,
+    token_budget: int = TOKEN_BUDGET,
+) -> SideEffects:
+    """How an edit changes the prediction of texts that it was not made for.
+
+    Args:
+        model: a TransformerBridge or HookedTransformer with raw weights.
+        intervention: the edit.
+        texts: ordinary text, held out from whatever the edit was fitted on.
+        max_tokens: of each text that are looked at (the published 128).
+        token_budget: padded tokens that go through the model at once.
+
+    Raises:
+        ValueError: no texts, one of fewer than two tokens, or an edit that does not fit; before anything is run.
+    """
+    check_model(model)
+    refuse_one_string(texts=texts)
+    if not texts or max_tokens < 2:
+        raise ValueError(f"got {len(texts)} texts and max_tokens={max_tokens}; wanted at least one text and two tokens")
+    encoded = [encode_prompt(model, text)[: min(max_tokens, model.cfg.n_ctx)] for text in texts]
+    for i, ids in enumerate(encoded):
+        if len(ids) < 2:
+            raise ValueError(f"text {i} has fewer than two tokens, so nothing is predicted: {texts[i]!r}; leave it out")
+    intervention.fwd_hooks(model)  # refuses what does not fit, before anything is run
+    sequences = [TokenSequence(ids[:1], ids[1:]) for ids in encoded]
+    results = torch.empty(3, len(texts))
+    bar = progress(None, "side effects", total=len(texts))
+    for group in by_length(map(len, sequences), token_budget):
+        results[:, group] = _of_batch(model, intervention, [sequences[i] for i in group])
+        bar.update(len(group))
+    bar.close()
+    cross_entropy, base_cross_entropy, kl = (tuple(row) for row in results.tolist())
+    return SideEffects(cross_entropy, base_cross_entropy, kl, tuple(len(sequence.answer) for sequence in sequences))
+
+
+def _of_batch(model: LensModel, intervention: Intervention, sequences: list[TokenSequence]) -> Float[Tensor, "3 text"]:
+    batch = collate(model, sequences)
+    base = answer_logits(model, batch)
+    with attached(model, intervention):
+        edited = answer_logits(model, batch)
+    p, q = base.log_softmax(-1), edited.log_softmax(-1)
+    per_token = (-target_logprobs(edited, batch), -target_logprobs(base, batch), (p.exp() * (p - q)).sum(-1))
+    lengths = torch.tensor([len(sequence.answer) for sequence in sequences])
+    return torch.stack([per_sequence(values, batch).cpu() / lengths for values in per_token])

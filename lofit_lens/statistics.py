@@ -1,0 +1,31 @@
+"""Intervals of means over examples."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from scipy import stats
+
+CONFIDENCE = 0.95
+BOOTSTRAP_RESAMPLES = 2000
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of a mean: Wilson's where all values are 0 or 1, else a BCa bootstrap over the values (seeded).
+
+    With one value, or where all are the same, there is no spread to resample: the interval is that value.
+    """
+    if set(values) <= {0.0, 1.0}:
+        successes = stats.binomtest(int(sum(values)), len(values))
+        low, high = successes.proportion_ci(CONFIDENCE, method="wilson")
+        return float(low), float(high)
+    if max(values) - min(values) < 1e-9:  # BCa divides by the spread
+        return min(values), max(values)
+    resampled = stats.bootstrap(
+        (values,), _mean, confidence_level=CONFIDENCE, n_resamples=BOOTSTRAP_RESAMPLES, rng=0, method="BCa"
+    )
+    low, high = resampled.confidence_interval
+    return float(low), float(high)
+
+
+def _mean(values: Any, axis: int = -1) -> Any:
+    return values.mean(axis=axis)

@@ -1,0 +1,59 @@
+"""What an edit costs elsewhere, against a loop over texts and tokens in float64."""
+
+import pytest
+import torch
+
+from lofit_lens import attached, side_effects
+from lofit_lens.batches import encode_prompt
+from lofit_lens.heads import Head
+from lofit_lens.interventions import HeadIntervention
+from lofit_lens.side_effects import SideEffects
+
+EDIT = HeadIntervention((Head(0, 1), Head(2, 2)), offset=0.3 * torch.randn(2, 16, generator=torch.Generator().manual_seed(0)))
+TEXTS = ["It was a bright cold day in April.", "No.", "The clocks were striking thirteen; nobody looked up."]
+
+
+@torch.no_grad()
+def test_equals_a_loop_over_texts_and_tokens(model):
+    result = side_effects(model, EDIT, TEXTS, max_tokens=20, token_budget=40)
+    for i, text in enumerate(TEXTS):
+        ids = encode_prompt(model, text)[:20]
+        base = model(torch.tensor([ids]))[0].double().softmax(-1)
+        with attached(model, EDIT):
+            edited = model(torch.tensor([ids]))[0].double().softmax(-1)
+        n = len(ids) - 1
+        assert result.n_tokens[i] == n
+        # Float32 logits of size 1 to 10 on our side.
+        exact = {"rel": 1e-4, "abs": 1e-6}
+        assert result.base_cross_entropy[i] == pytest.approx(
+            sum(-base[t, ids[t + 1]].log().item() for t in range(n)) / n, **exact
+        )
+        assert result.cross_entropy[i] == pytest.approx(sum(-edited[t, ids[t + 1]].log().item() for t in range(n)) / n, **exact)
+        kl = sum((base[t] * (base[t] / edited[t]).log()).sum().item() for t in range(n)) / n
+        assert kl > 1e-4
+        assert result.kl[i] == pytest.approx(kl, rel=1e-3, abs=1e-6)
+
+
+def test_no_edit_costs_nothing(llama):
+    result = side_effects(llama, 0.0 * EDIT, TEXTS)
+    assert result.cross_entropy == result.base_cross_entropy
+    assert result.kl == (0.0, 0.0, 0.0)
+
+
+def test_tables():
+    result = SideEffects((2.0, 3.0), (1.0, 1.5), (0.1, 0.3), (9, 9))
+    assert list(result.to_frame().columns) == ["cross_entropy", "base_cross_entropy", "kl", "n_tokens"]
+    summary = result.summary()
+    assert summary.loc["rise_in_cross_entropy", "mean"] == pytest.approx(1.25)
+    assert (summary["low"] <= summary["mean"]).all()
+    assert (summary["mean"] <= summary["high"]).all()
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [([], "got 0 texts"), (["A whole text.", ""], "text 1 has fewer than two tokens"), ("one string", "wanted a list")],
+)
+def test_texts_that_say_nothing_are_refused(llama, texts, message):
+    with pytest.raises(ValueError, match=message):
+        side_effects(llama, EDIT, texts)
