@@ -16,7 +16,8 @@ from lofit_lens.embedded import EMBEDDED
 from lofit_lens.fitting import NonFiniteLossError
 from lofit_lens.lens import LensModel
 from lofit_lens.store import scores_to_json
-from lofit_lens.tasks import TASKS, Task, task_named
+from lofit_lens.tasks import TASKS, Task, sources, task_named
+from lofit_lens.tasks.sources import SOURCES
 
 app = typer.Typer(help=ll.__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -129,6 +130,14 @@ def tasks() -> None:
         summary = (sys.modules[task.__module__].__doc__ or "").strip().splitlines()[0]
         table.add_row(name, task.loss, task.metric, summary)
     console.print(table)
+
+
+@app.command()
+def download(task: Annotated[str, typer.Argument(help=f"One of {', '.join(SOURCES)}.")]) -> None:
+    """Fetch the published files of a task, whose licences are theirs, into the cache."""
+    folder = sources.download(task)
+    for file in SOURCES[task]:
+        console.print(f"{folder / file.name}  ({file.licence})", highlight=False, soft_wrap=True)
 
 
 @app.command(name="demo")

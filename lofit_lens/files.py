@@ -37,15 +37,30 @@ def write_text_atomically(path: str | Path, text: str) -> None:
     Raises:
         OSError: the disc is full or cannot be written to; the old file, if any, is untouched.
     """
+    with new_file(path) as scratch:
+        scratch.write_bytes(text.encode())
+
+
+@contextlib.contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """Yield a path to write to; on success it becomes `path`, in place of the old file if any, on an exception it vanishes.
+
+    Args:
+        path: the file to write; missing folders above it are made. A symbolic link is followed, not replaced.
+
+    Yields:
+        A path beside `path`, where nothing is yet.
+
+    Raises:
+        OSError: the disc is full or cannot be written to; the old file, if any, is untouched.
+    """
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path)
     scratch = _scratch(path)
     try:
-        with open(scratch, "xb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        yield scratch
+        _fsync_file(scratch)
         os.replace(scratch, path)
         _fsync_folder(path.parent)
     except BaseException:
@@ -220,9 +235,13 @@ def _is_alive(pid: int) -> bool:
 def _fsync_tree(folder: Path) -> None:
     for parent, _, names in os.walk(folder):
         for name in names:
-            with open(Path(parent, name), "r+b" if os.name == "nt" else "rb") as file:
-                os.fsync(file.fileno())
+            _fsync_file(Path(parent, name))
         _fsync_folder(Path(parent))
+
+
+def _fsync_file(path: Path) -> None:
+    with open(path, "r+b" if os.name == "nt" else "rb") as file:
+        os.fsync(file.fileno())
 
 
 def _fsync_folder(folder: Path) -> None:

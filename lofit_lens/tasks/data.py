@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from lofit_lens.tasks.sources import SOURCES, downloads_folder
+
 #: Names the folder of data files when a task is not given one.
 DATA_VARIABLE = "LOFIT_LENS_DATA"
 
@@ -22,7 +24,7 @@ _SPACE = frozenset(" \t\r\n")
 
 
 def data_file(name: str, data_dir: str | Path | None = None) -> Path:
-    """The path of a data file.
+    """The path of a data file: in the data folder if one is named, else among the downloaded ones.
 
     Args:
         name: where the file is inside the data folder, such as "clutrr/train.json". If it is not there, one whose name
@@ -30,13 +32,14 @@ def data_file(name: str, data_dir: str | Path | None = None) -> Path:
         data_dir: the data folder; without it, the one that the environment variable LOFIT_LENS_DATA names.
 
     Raises:
-        FileNotFoundError: no folder is known, or the file is not in it.
+        FileNotFoundError: it is not there.
     """
-    source = "data_dir" if data_dir else f"the environment variable {DATA_VARIABLE}"
-    root = data_dir or os.environ.get(DATA_VARIABLE)
+    named = {"data_dir": data_dir, f"the environment variable {DATA_VARIABLE}": os.environ.get(DATA_VARIABLE)}
+    source, root = next(((s, folder) for s, folder in named.items() if folder), ("downloads", downloads_folder()))
     way_out = f"pass data_dir=..., or set {DATA_VARIABLE}, to a folder that holds {name}"
-    if not root:
-        raise FileNotFoundError(f"looked for the data file {name}, but no data folder is known; {way_out}")
+    task = name.split("/")[0]
+    if task in SOURCES:
+        way_out += f", or download it: lofit-lens download {task}"
     path = Path(root).expanduser() / name
     found = next((other for suffix in (path.suffix, *SUFFIXES) if (other := path.with_suffix(suffix)).is_file()), None)
     if found is None:
