@@ -2,10 +2,12 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -17,6 +19,7 @@ from lofit_lens.fitting import NonFiniteLossError
 from lofit_lens.lens import LensModel
 from lofit_lens.store import scores_to_json
 from lofit_lens.tasks import TASKS, Task, sources, task_named
+from lofit_lens.tasks.base import SPLITS
 from lofit_lens.tasks.sources import SOURCES
 
 app = typer.Typer(help=ll.__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -124,12 +127,26 @@ def models() -> None:
 
 @app.command()
 def tasks() -> None:
-    """List the tasks: loss, metric and where their examples come from."""
-    table = Table(Column("name", no_wrap=True), "loss", "metric", "what it is", title="Tasks")
-    for name, task in TASKS.items():
-        summary = (sys.modules[task.__module__].__doc__ or "").strip().splitlines()[0]
-        table.add_row(name, task.loss, task.metric, summary)
+    """List the tasks: sizes, loss, metric, chance, and where their files come from."""
+    fixed = [Column(title, no_wrap=True) for title in ("name", "train/val/test", "trained, judged by", "chance")]
+    table = Table(*fixed, "what it is", title="Tasks", box=SIMPLE_HEAD)
+    for name, family in TASKS.items():
+        summary = (family.__doc__ or "").strip().splitlines()[0]
+        table.add_row(name, *_measures(family()), summary)
     console.print(table)
+    console.print(f"?: files that are not at hand; lofit-lens download TASK fetches those of {', '.join(SOURCES)}.")
+
+
+def _measures(task: Task) -> tuple[str, str, str]:
+    sizes = "/".join(_or_unknown(lambda split=split: str(len(task.splits[split]))) for split in SPLITS)
+    return sizes, f"{task.loss},\n{task.metric}", _or_unknown(lambda: f"{task.chance:.2f}")
+
+
+def _or_unknown(find_out: Callable[[], str]) -> str:
+    try:
+        return find_out()
+    except FileNotFoundError:
+        return "?"
 
 
 @app.command()
