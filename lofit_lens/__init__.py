@@ -5,6 +5,7 @@ from lofit_lens.evaluation import Evaluation, evaluate
 from lofit_lens.generation import generate
 from lofit_lens.heads import Head, HeadScores, random_heads
 from lofit_lens.interventions import HeadIntervention, Intervention, attached
+from lofit_lens.judging import YesNoJudge, evaluate_open_ended
 from lofit_lens.methods import Fit
 from lofit_lens.models import check_model, load_model, tiny_model
 from lofit_lens.scoring import answer_logprobs
@@ -18,11 +19,13 @@ __all__ = [
     "HeadScores",
     "Intervention",
     "SideEffects",
+    "YesNoJudge",
     "analysis",
     "answer_logprobs",
     "attached",
     "check_model",
     "evaluate",
+    "evaluate_open_ended",
     "generate",
     "load_model",
     "methods",

@@ -142,15 +142,24 @@ def evaluate(
             is run.
     """
     check_model(model)
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r}; wanted one of {', '.join(SPLITS)}")
     if metric not in (None, *METRICS):
         raise ValueError(f"metric {metric!r}; wanted one of {', '.join(METRICS)}, or None for the task's own")
-    examples = non_empty(task.splits[split], task, split)
+    examples = checked_split(task, split)
     with torch.no_grad(), attached(model, intervention):
         if (metric or task.metric) == "mc1":
             return _multiple_choice(model, task, examples, split, token_budget)
         return _exact_match(model, task, examples, split, token_budget)
+
+
+def checked_split(task: Task, split: Split) -> tuple[Example, ...]:
+    """The examples of a split.
+
+    Raises:
+        ValueError: an unknown or empty split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r}; wanted one of {', '.join(SPLITS)}")
+    return non_empty(task.splits[split], task, split)
 
 
 def _exact_match(model: LensModel, task: Task, examples: tuple[Example, ...], split: Split, token_budget: int) -> Evaluation:

@@ -125,4 +125,4 @@ def _without_first(answers: tuple[str, ...], answer: str) -> tuple[str, ...]:
 
 
 def _info(record: Record) -> dict[str, str]:
-    return {"category": record["Category"], "source": record.place}
+    return {"question": record["Question"].strip(), "category": record["Category"], "source": record.place}

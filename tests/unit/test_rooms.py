@@ -21,7 +21,7 @@ LEVELS = (
     {"methods.base", "scoring"},
     {"fitting", "generation"},
     {"evaluation", "methods.lofit", "side_effects"},
-    {"analysis.transfer", "methods", "store"},
+    {"analysis.transfer", "judging", "methods", "store"},
     {"analysis", "plots.heads", "plots.transfer"},
     {"plots"},
     {"lofit_lens", "demo"},
