@@ -4,14 +4,15 @@ MQuAKE's idea (Zhong et al., 2023, arXiv 2305.14795), with sentences and tables 
 building, person, company or creation to another country, the second asks for that country's capital, language, currency
 or continent. The answer that the real world would give is kept in `rejected`; it always differs.
 
-Two examples (in the real world " Tokyo" and " euro"):
+Two examples (in the real world " Madrid" and " euro"):
 
-    Q: Imagine that Madagascar is where haiku comes from. Which city is the capital of the country that haiku comes from? A:
-     Antananarivo
+    Q: Imagine that the United States is where flamenco comes from. What is the name of the capital city of the country that
+    flamenco comes from? A:
+     Washington
 
-    Q: Imagine that Arnold Schwarzenegger was born in Switzerland. What is the official currency of the country where Arnold
-    Schwarzenegger was born? A:
-     franc
+    Q: Imagine that the Brandenburg Gate is located in Libya. What is the currency of the country where the Brandenburg Gate
+    is? A:
+     dinar
 """
 
 import itertools
@@ -77,7 +78,7 @@ class Counterfactual(Task):
     Each split has subjects and imagined countries of its own (3/7 of both to train, 1/7 to validate, 3/7 to test, dealt by
     the seed), so no edit is shared; an answer is shared only where countries share it (a language, a currency, a
     continent). The four relations take turns, and the answers within each. A smaller split is the beginning of a larger
-    one with the same seed. How many examples there are depends a little on the seed: some 14,000 to train, 1,800 to validate,
+    one with the same seed. How many examples there are depends a little on the seed: some 14,000 to train, 1,600 to validate,
     13,000 to test.
 
     Args:
@@ -132,10 +133,13 @@ class Counterfactual(Task):
         return sum(guesses) / len(guesses)
 
     def is_correct(self, generated: str, example: Example) -> bool:
-        """Exact match up to the first full stop, on either side: a sentence may follow, and "Washington, D.C." counts."""
+        """Exact match up to the first full stop, on either side: a sentence may follow, and "Washington, D.C." counts.
+
+        So does an article in front: "the yen".
+        """
 
         def cut(text: str) -> str:
-            return text.split(".")[0].strip().lower()
+            return text.split(".")[0].strip().lower().removeprefix("the ")
 
         return cut(generated) in {cut(answer) for answer in example.right_answers}
 

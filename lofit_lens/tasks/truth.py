@@ -7,11 +7,11 @@ as there are any. (A country is only offered as a wrong home if it is the right 
 
 Two examples (the true answer first):
 
-    Q: Where does pizza come from? A:
-     Italy / Spain / Denmark / Germany / Turkey
+    Q: Where does fado come from? A:
+     Portugal / Spain / Russia / Finland / Iceland
 
-    Q: What is the currency of Romania? A:
-     leu / forint / euro / lek / krone
+    Q: What is the currency of Hungary? A:
+     forint / leu / euro / ruble / franc
 """
 
 import random
@@ -90,9 +90,9 @@ class Truth(Task):
     is the beginning of a larger one with the same seed.
 
     Args:
-        n_train: training examples, at most 804.
-        n_val: validation examples, at most 267.
-        n_test: test examples, at most 798.
+        n_train: training examples, at most 801.
+        n_val: validation examples, at most 270.
+        n_test: test examples, at most 795.
         seed: another seed gives other facts to the splits, and other wordings and false answers.
 
     Raises:
@@ -185,9 +185,9 @@ def _candidates(fact: _Fact, rng: random.Random) -> Iterable[tuple[str, ...]]:
         yield from ((country.old_currency,), neighbour, ("euro" if region(country) == "Europe" else "dollar",))
     elif relation == "continent":
         yield (_NEXT_CONTINENT[country.facts["continent"][0]],)
-    else:
-        yield neighbour
     homes = {subject.country for subject in subjects()}
+    if relation not in RELATIONS and country.neighbour in homes:
+        yield neighbour
     others = [other for other in countries().values() if relation in RELATIONS or other.name in homes]
     rng.shuffle(others)
     # A stable sort: countries of the same region first, in random order.

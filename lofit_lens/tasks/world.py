@@ -33,12 +33,12 @@ COUNTRY_QUESTIONS: dict[Relation, tuple[str, str, str]] = {
     ),
     "language": (
         "What is the main language of {place}?",
-        "Which language do most people speak in {place}?",
+        "Which language is spoken most in {place}?",
         "What is the most widely spoken language of {place}?",
     ),
     "currency": (
         "What is the currency of {place}?",
-        "Which currency do people use in {place}?",
+        "What is the national currency of {place}?",
         "What is the official currency of {place}?",
     ),
     "continent": (
@@ -161,7 +161,8 @@ def _names(cell: str) -> tuple[str, ...]:
 def _country(row: dict[str, str]) -> Country:
     facts: dict[Relation, tuple[str, ...]] = {relation: _names(row[relation]) for relation in RELATIONS}
     if facts["currency"] and facts["currency"][0] not in _SHARED_CURRENCIES:
-        facts["currency"] += (f"{row['adjective']} {facts['currency'][0]}",)
+        # "Swedish krona", and of its other names those that do not say already whose they are.
+        facts["currency"] += tuple(f"{row['adjective']} {name}" for name in facts["currency"] if name.islower())
     return Country(
         name=row["name"],
         facts=facts,

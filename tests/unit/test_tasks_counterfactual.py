@@ -23,17 +23,27 @@ KNOWN = {
     "Japan": (["Tokyo"], ["Japanese"], ["yen", "Japanese yen"], ["Asia"]),
     "Italy": (["Rome"], ["Italian"], ["euro"], ["Europe"]),
     "Kenya": (["Nairobi"], [], ["shilling", "Kenyan shilling"], ["Africa"]),
-    "Mexico": (["Mexico City"], ["Spanish"], ["peso", "Mexican peso"], ["North America"]),
+    "Mexico": (["Mexico City", "Ciudad de México", "CDMX"], ["Spanish"], ["peso", "Mexican peso"], ["North America"]),
     "Thailand": (["Bangkok"], ["Thai"], ["baht", "Thai baht"], ["Asia"]),
-    "Sweden": (["Stockholm"], ["Swedish"], ["krona", "kronor", "crown", "Swedish krona"], ["Europe"]),
-    "Peru": (["Lima"], ["Spanish"], ["sol", "nuevo sol", "Peruvian sol"], ["South America"]),
+    "Sweden": (
+        ["Stockholm"],
+        ["Swedish"],
+        ["krona", "kronor", "crown", "Swedish krona", "Swedish kronor", "Swedish crown"],
+        ["Europe"],
+    ),
+    "Peru": (["Lima"], ["Spanish"], ["sol", "nuevo sol", "Peruvian sol", "Peruvian nuevo sol"], ["South America"]),
     "China": (
         ["Beijing", "Peking"],
-        ["Chinese", "Mandarin", "Mandarin Chinese"],
-        ["yuan", "renminbi", "Chinese yuan"],
+        ["Chinese", "Mandarin", "Mandarin Chinese", "Standard Chinese"],
+        ["yuan", "renminbi", "RMB", "Chinese yuan", "Chinese renminbi"],
         ["Asia"],
     ),
-    "Iceland": (["Reykjavik", "Reykjavík"], ["Icelandic"], ["krona", "króna", "crown", "Icelandic krona"], ["Europe"]),
+    "Iceland": (
+        ["Reykjavik", "Reykjavík"],
+        ["Icelandic"],
+        ["krona", "króna", "crown", "Icelandic krona", "Icelandic króna", "Icelandic crown"],
+        ["Europe"],
+    ),
     "Australia": (["Canberra"], ["English"], ["dollar", "Australian dollar"], []),
 }
 

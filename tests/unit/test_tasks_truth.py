@@ -20,7 +20,7 @@ KNOWN = {
     ("currency", "Germany"): ("euro", "mark"),
     ("currency", "Japan"): ("yen", "yuan"),
     ("currency", "Switzerland"): ("franc", "euro"),
-    ("continent", "Egypt"): ("Africa", "Asia"),
+    ("continent", "Kenya"): ("Africa", "Asia"),
     ("continent", "Mexico"): ("North America", "South America"),
     ("landmark", "Angkor Wat"): ("Cambodia", "Thailand"),
     ("person", "Roger Federer"): ("Switzerland", "Austria"),
@@ -32,7 +32,7 @@ KNOWN = {
 @pytest.fixture(scope="module")
 def task() -> Truth:
     """Every question there is."""
-    return Truth(n_train=804, n_val=267, n_test=798, seed=4)
+    return Truth(n_train=801, n_val=270, n_test=795, seed=4)
 
 
 @pytest.fixture(scope="module")

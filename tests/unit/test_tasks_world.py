@@ -39,7 +39,7 @@ HOMES = {
     "Nokia": "Finland",
     "pho": "Vietnam",
     "reggae": "Jamaica",
-    "Hagia Sophia": "Turkey",
+    "Topkapi Palace": "Turkey",
 }
 
 
@@ -55,9 +55,15 @@ def test_known_homes() -> None:
 
 
 def test_aliases() -> None:
-    assert countries()["China"].facts["currency"] == ("yuan", "renminbi", "Chinese yuan")
+    assert countries()["China"].facts["currency"] == ("yuan", "renminbi", "RMB", "Chinese yuan", "Chinese renminbi")
     assert countries()["Ukraine"].facts["capital"] == ("Kyiv", "Kiev")
-    assert countries()["the United States"].facts["capital"] == ("Washington", "Washington, D.C.", "Washington DC")
+    assert countries()["the United States"].facts["capital"] == (
+        "Washington",
+        "Washington, D.C.",
+        "Washington D.C.",
+        "Washington DC",
+        "Washington, DC",
+    )
     assert countries()["France"].facts["currency"] == ("euro",)
 
 
