@@ -27,9 +27,9 @@ from lofit_lens.tasks import Counterfactual, Kinship, Task, Truth
 SEED = 0
 K = 0.1
 TASKS: tuple[Task, ...] = (
-    Kinship(n_train=48, n_val=1, n_test=50),
-    Counterfactual(n_train=48, n_val=1, n_test=50),
-    Truth(n_train=40, n_val=1, n_test=50),
+    Kinship(n_train=40, n_val=1, n_test=50),
+    Counterfactual(n_train=40, n_val=1, n_test=50),
+    Truth(n_train=32, n_val=1, n_test=50),
 )
 LOFIT = LoFiT(k=K, scale_lr=2e-2, l1=1e-3, offset_lr=5e-2, scale_epochs=2, offset_epochs=2)
 
