@@ -6,6 +6,7 @@ skipped when that file exists, so the study can be stopped and started at any ti
 
     python figures/clutrr_heads/study.py                 # run what is missing
     python figures/clutrr_heads/study.py random          # only that way to choose heads; several can run side by side
+    python figures/clutrr_heads/study.py table           # what has come out
 """
 
 import json
@@ -13,16 +14,20 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
 
 import lofit_lens as ll
 from lofit_lens.files import write_text_atomically
+from lofit_lens.statistics import mean_interval
 
 RESULTS = Path(__file__).parent / "results"
 K = 27
 BASE = ll.methods.LoFiT(k=K, scale_lr=1e-2, l1=1e-3, offset_lr=5e-2)
 VALIDATION = 200
+SEEDS = 3
 CHOICES = ("lofit", "random", "one-per-layer")
 
 
@@ -75,13 +80,49 @@ def run_cell(model, task, choice: str, seed: int, offset_lr: float) -> None:
     logging.info("%s: val %.3f, test %.3f", path.stem, outcome["val"]["value"], outcome["test"]["value"])
 
 
+def table() -> pd.DataFrame:
+    """A row for each choice whose three seeds have run: means over seeds, and test accuracy against random heads.
+
+    The interval of the difference is a bootstrap over test stories, paired, of the mean over seeds; three seeds are too few
+    to resample, so they are printed one by one.
+    """
+    rows = {}
+    cells = {choice: [_cell(choice, seed) for seed in range(SEEDS)] for choice in CHOICES}
+    random_scores = _mean_scores(cells["random"])
+    for choice, found in cells.items():
+        difference = [own - other for own, other in zip(_mean_scores(found), random_scores, strict=True)]
+        low, high = mean_interval(difference)
+        rows[choice] = {
+            "val (n = 200)": _mean([cell["val"]["value"] for cell in found]),
+            "test (n = 450)": _mean([cell["test"]["value"] for cell in found]),
+            "test by seed": ", ".join(f"{cell['test']['value']:.3f}" for cell in found),
+            "minus random": f"{_mean(difference):+.3f} [{low:+.3f}, {high:+.3f}]",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _cell(choice: str, seed: int) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{choice}-lr{BASE.offset_lr:g}-seed{seed}.json").read_text())
+
+
+def _mean_scores(cells: list[dict[str, Any]]) -> list[float]:
+    return [_mean(list(of_seeds)) for of_seeds in zip(*(cell["test"]["scores"]["exact_match"] for cell in cells), strict=True)]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     RESULTS.mkdir(exist_ok=True)
+    if sys.argv[1:] == ["table"]:
+        print(table().round(3).to_string())
+        return
     model = ll.load_model("smollm2-135m-instruct")
     task = ll.tasks.CLUTRR(seed=42, n_val=VALIDATION)
     for choice in sys.argv[1:] or CHOICES:
-        for seed in range(3):
+        for seed in range(SEEDS):
             run_cell(model, task, choice, seed, BASE.offset_lr)
 
 
