@@ -45,18 +45,9 @@ def one_per_layer(scores: ll.HeadScores, k: int) -> tuple[ll.Head, ...]:
     return tuple(sorted(best, key=lambda head: -scores[head])[:k])
 
 
-def random_one_per_layer(model, k: int, seed: int) -> tuple[ll.Head, ...]:
-    """A random head of each of k random layers: the control for `one_per_layer`."""
-    generator = torch.Generator().manual_seed(1000 + seed)
-    layers = torch.randperm(model.cfg.n_layers, generator=generator)[:k].tolist()
-    return tuple(ll.Head(layer, int(torch.randint(model.cfg.n_heads, (1,), generator=generator))) for layer in sorted(layers))
-
-
 def heads_of(model, task, choice: str, seed: int) -> tuple[ll.Head, ...]:
     if choice == "random":
         return ll.random_heads(K, ll.check_model(model).all_heads, seed=seed)
-    if choice == "random-one-per-layer":
-        return random_one_per_layer(model, K, seed)
     scores = scores_of(model, task, seed)
     return one_per_layer(scores, K) if choice == "one-per-layer" else scores.top(K)
 
@@ -90,15 +81,19 @@ def table() -> pd.DataFrame:
     cells = {choice: [_cell(choice, seed) for seed in range(SEEDS)] for choice in CHOICES}
     random_scores = _mean_scores(cells["random"])
     for choice, found in cells.items():
-        difference = [own - other for own, other in zip(_mean_scores(found), random_scores, strict=True)]
-        low, high = mean_interval(difference)
         rows[choice] = {
             "val (n = 200)": _mean([cell["val"]["value"] for cell in found]),
             "test (n = 450)": _mean([cell["test"]["value"] for cell in found]),
             "test by seed": ", ".join(f"{cell['test']['value']:.3f}" for cell in found),
-            "minus random": f"{_mean(difference):+.3f} [{low:+.3f}, {high:+.3f}]",
+            "minus random": "" if choice == "random" else _difference(_mean_scores(found), random_scores),
         }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _difference(scores: list[float], others: list[float]) -> str:
+    differences = [own - other for own, other in zip(scores, others, strict=True)]
+    low, high = mean_interval(differences)
+    return f"{_mean(differences):+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _cell(choice: str, seed: int) -> dict[str, Any]:
