@@ -103,6 +103,11 @@ class Task(ABC):
         return generated.strip().lower() in {answer.strip().lower() for answer in example.right_answers}
 
 
+def chance_of_choices(examples: tuple[Example, ...]) -> float:
+    """What a uniform guess among each example's answer and its wrong ones scores, on average."""
+    return sum(1 / (1 + len(example.rejected)) for example in examples) / len(examples)
+
+
 def non_empty(examples: tuple[Example, ...], task: Task, split: Split) -> tuple[Example, ...]:
     """The examples, or a ValueError that names the empty split.
 

@@ -28,7 +28,7 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from lofit_lens.tasks.base import SPLITS, Example, Loss, Metric, Split, Task
+from lofit_lens.tasks.base import SPLITS, Example, Loss, Metric, Split, Task, chance_of_choices
 from lofit_lens.tasks.data import Record, data_file, first_of, read_records
 
 Size = Annotated[int, Field(ge=1, strict=True)]
@@ -79,10 +79,6 @@ def _choice(question: str, labels: Sequence[str], texts: Sequence[str], right: s
         rejected=tuple(f" {label}" for label in labels if label != right),
         info={"source": record.place},
     )
-
-
-def _mean_chance(examples: Sequence[Example]) -> float:
-    return sum(1 / (1 + len(example.rejected)) for example in examples) / len(examples)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -161,7 +157,7 @@ class ARCChallenge(_FromFiles):
     @property
     def chance(self) -> float:
         """One over the number of options, on average over the test split."""
-        return _mean_chance(self.test)
+        return chance_of_choices(self.test)
 
     def example(self, record: Record) -> Example:
         """Options keep the labels of the file: letters, or digits in some."""

@@ -26,7 +26,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from lofit_lens.tasks.base import Example, Loss, Metric, Split, Task
+from lofit_lens.tasks.base import Example, Loss, Metric, Split, Task, chance_of_choices
 from lofit_lens.tasks.data import Record, data_file, first_of, read_records, read_text
 
 _FIELDS = {"Question": str, "Best Answer": str, "Correct Answers": str, "Incorrect Answers": str, "Category": str}
@@ -79,7 +79,7 @@ class TruthfulQA(Task):
     @property
     def chance(self) -> float:
         """MC1 of a uniform guess among the best answer and the incorrect ones, on average over the test split."""
-        return sum(1 / (1 + len(example.rejected)) for example in self.test) / len(self.test)
+        return chance_of_choices(self.test)
 
     def _to_train(self, record: Record) -> list[Example]:
         space = "" if self.as_published else " "
