@@ -35,17 +35,26 @@ class TokenSequence:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Right-padded sequences, with the places where their answers are predicted.
+class Answers:
+    """Where the answers of sequences are predicted.
 
-    Answer token `i` belongs to sequence `rows[i]` and is predicted by the logits at position `columns[i]`.
+    Answer token `i`, which is `targets[i]`, belongs to sequence `owners[i]` and is predicted by the logits at row `rows[i]`
+    and position `columns[i]`.
     """
 
-    tokens: Int[Tensor, "batch pos"]
-    attention_mask: Int[Tensor, "batch pos"]
     rows: Int[Tensor, "answer_token"]
     columns: Int[Tensor, "answer_token"]
     targets: Int[Tensor, "answer_token"]
+    owners: Int[Tensor, "answer_token"]
+    n_sequences: int
+
+
+@dataclass(frozen=True)
+class Batch(Answers):
+    """Right-padded sequences, each in a row of its own, and where their answers are predicted."""
+
+    tokens: Int[Tensor, "batch pos"]
+    attention_mask: Int[Tensor, "batch pos"]
 
 
 def refuse_one_string(**texts: Sequence[str]) -> None:
@@ -136,14 +145,23 @@ def pad_id(model: LensModel) -> int:
 
 def collate(model: LensModel, sequences: Sequence[TokenSequence]) -> Batch:
     """Right-pad sequences into one batch on the model's device."""
-    tokens, mask = padded(model, [sequence.read for sequence in sequences], side="right")
-    rows, columns, targets = [], [], []
-    for row, sequence in enumerate(sequences):
-        rows += [row] * len(sequence.answer)
-        columns += range(len(sequence.prompt) - 1, len(sequence) - 1)
-        targets += sequence.answer
-    places = torch.tensor([rows, columns, targets], dtype=torch.long, device=tokens.device)
-    return Batch(tokens, mask, *places.unbind())
+    tokens, attention_mask = padded(model, [sequence.read for sequence in sequences], side="right")
+    columns = [range(len(sequence.prompt) - 1, len(sequence) - 1) for sequence in sequences]
+    answers = answers_at(model, [sequence.answer for sequence in sequences], range(len(sequences)), columns)
+    return Batch(**vars(answers), tokens=tokens, attention_mask=attention_mask)
+
+
+def answers_at(
+    model: LensModel, answers: Sequence[tuple[int, ...]], rows: Sequence[int], columns: Sequence[Sequence[int]]
+) -> Answers:
+    """Answers, from the row that each is in and the columns where its tokens are predicted."""
+    predicted = [
+        (row, column, token, owner)
+        for owner, (answer, row, own) in enumerate(zip(answers, rows, columns, strict=True))
+        for column, token in zip(own, answer, strict=True)
+    ]
+    places = torch.tensor(predicted, dtype=torch.long, device=model_device(model)).reshape(-1, 4)
+    return Answers(*places.unbind(-1), n_sequences=len(answers))
 
 
 def padded(

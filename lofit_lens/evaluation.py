@@ -2,7 +2,7 @@
 
 Exact match is what greedy generation would score, for less: where every gold token, the end-of-sequence token included, is
 the model's arg-max behind the gold tokens before it, greedy generation must produce exactly the gold answer, so one
-teacher-forced pass decides; all other answers are generated. Both start from one reading of the prompt.
+teacher-forced pass decides; all other answers are generated from the first other token on. See `generation`.
 
 Multiple choice (TruthfulQA, Lin et al. 2022; ITI's scorer), with S(a) = log P(a | prompt) summed over tokens, the gold answer
 g, right answers R (g among them) and wrong answers W:
@@ -20,14 +20,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from lofit_lens.batches import TOKEN_BUDGET, TokenSequence, collate, encode
-from lofit_lens.generation import continued, generated_text
+from lofit_lens.batches import TOKEN_BUDGET, encode
+from lofit_lens.generation import generated_text, greedy_answers
 from lofit_lens.interventions import Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
-from lofit_lens.prefixes import Prefix, begun
 from lofit_lens.progress import progress
-from lofit_lens.scoring import answer_logits, sequence_logprobs
+from lofit_lens.scoring import sequence_logprobs
 from lofit_lens.statistics import mean_interval
 from lofit_lens.tasks.base import METRICS, SPLITS, Example, Metric, Split, Task, non_empty
 
@@ -42,7 +41,7 @@ class Evaluation:
         metric: the task's own metric.
         scores: for each metric, every example's score, in the split's order: in [0, 1], but for `margin`.
         texts: generated answers (the gold one where teacher forcing decided); empty in multiple choice.
-        generated: how many answers had to be generated.
+        generated: how many answers had to be generated, at least in part.
     """
 
     task: str
@@ -168,31 +167,13 @@ def _exact_match(model: LensModel, task: Task, examples: tuple[Example, ...], sp
     )
     texts = [""] * len(examples)
     n_generated = 0
-    bar = progress(None, f"{task.name}: {split}", total=len(examples))
-    lengths = [len(s.prompt) + max(len(s.answer), task.max_new_tokens) for s in sequences]
-    for group, beginning in begun(model, [s.prompt for s in sequences], lengths, token_budget):
-        prefix = beginning.read_on(model)
-        gold = [sequences[i].answer for i in group]
-        undecided = _not_gold(model, prefix, gold, task.max_new_tokens)
-        answers = dict(enumerate(gold))
-        if undecided:
-            new = continued(model, prefix.select(undecided), task.max_new_tokens, task.stop)
-            answers.update({row: tuple(ids) for row, ids in zip(undecided, new, strict=True)})
-        for row, i in enumerate(group):
-            texts[i] = generated_text(model, answers[row], task.stop)
-        n_generated += len(undecided)
-        bar.update(len(group))
-    bar.close()
+    with progress(None, f"{task.name}: {split}", total=len(examples)) as bar:
+        for answer in greedy_answers(model, sequences, task.max_new_tokens, task.stop, token_budget):
+            texts[answer.sequence] = generated_text(model, answer.ids, task.stop)
+            n_generated += not answer.guessed
+            bar.update()
     scores = tuple(float(task.is_correct(text, example)) for text, example in zip(texts, examples, strict=True))
     return Evaluation(task.name, split, "exact_match", {"exact_match": scores}, tuple(texts), n_generated)
-
-
-def _not_gold(model: LensModel, prefix: Prefix, gold: list[tuple[int, ...]], max_new_tokens: int) -> list[int]:
-    """The rows whose gold answer is not what greedy generation would give, or not within so many tokens."""
-    batch = collate(model, [TokenSequence(*pair) for pair in zip(prefix.unread, gold, strict=True)])
-    logits = answer_logits(model, batch, prefix=prefix.select(range(len(gold))))
-    missed = set(batch.rows[logits.argmax(-1).to(batch.rows.device) != batch.targets].tolist())
-    return [row for row, answer in enumerate(gold) if row in missed or len(answer) > max_new_tokens]
 
 
 def _multiple_choice(

@@ -16,6 +16,7 @@ from torch import Tensor
 from lofit_lens import lens
 from lofit_lens.batches import padded
 from lofit_lens.lens import LensModel
+from lofit_lens.packing import packs
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class ModelInfo:
         can_resume: whether the pass can start at a stored residual with equal logits.
         can_trim_last_mlp: whether the last block's MLP can run at some positions only, with equal logits there.
         can_share_prefix: whether several continuations can start from the keys and values of one prompt.
+        can_pack: whether several sequences can go through the model in one row, each seeing its own tokens only.
     """
 
     n_layers: int
@@ -48,6 +50,7 @@ class ModelInfo:
     can_resume: bool
     can_trim_last_mlp: bool
     can_share_prefix: bool
+    can_pack: bool
 
     @property
     def all_heads(self) -> tuple[tuple[int, int], ...]:
@@ -93,6 +96,7 @@ def examine(model: LensModel) -> ModelInfo:
         can_resume=_works("starting from a stored residual", _resumes, model, plain),
         can_trim_last_mlp=_works("running the last MLP at some positions only", _trims, model, plain),
         can_share_prefix=_works("several answers behind one reading of a prompt", _shares_prefix, model, plain),
+        can_pack=_works("several sequences in one row", _packs, model, plain),
     )
 
 
@@ -165,3 +169,21 @@ def _shares_prefix(model: LensModel, plain: PlainPass) -> bool:
     logits, _ = lens.forward_with_cache(model, rest, mask, swapped)
     # Rounding through all layers stays far below the root of the precision; a wrong mask or position is far above.
     return plain.gives(logits[[0, 1, 1], [0, 0, 1]], [1, 2, 3], torch.finfo(logits.dtype).eps ** 0.5)
+
+
+def _packs(model: LensModel, plain: PlainPass) -> bool:
+    """Behind `a`, the sequences `b c d` and `b d a` in one row; then `d` behind the places that hold `a b c`."""
+    if not lens.is_bridge(model):
+        return False
+    a, b, c, d = plain.tokens[0].tolist()
+    (pack,) = packs(model, [(b, c, d), (b, d, a)], token_budget=8, n_before=1)
+    with model.hooks(fwd_hooks=[lens.no_logits(model)]):
+        _, cache = lens.forward_with_cache(model, plain.tokens[:, :1], plain.mask[:, :1], None)
+    mask = torch.nn.functional.pad(pack.mask, (1, 0))
+    logits, cache = lens.forward_with_cache(model, pack.tokens, mask, cache, pack.positions)
+    path = pack.paths[pack.indices.index(0)]
+    places = torch.tensor([[0, path[0] + 1, path[1] + 1]], device=plain.tokens.device)
+    alone = lens.cache_places(cache, torch.zeros_like(places[:, 0]), places)
+    last, _ = lens.forward_with_cache(model, plain.tokens[:, 3:], plain.mask, alone)
+    tolerance = torch.finfo(logits.dtype).eps ** 0.5
+    return plain.gives(logits[0, list(path)], [1, 2, 3], tolerance) and plain.gives(last[0], [3], tolerance)

@@ -1,18 +1,58 @@
-"""Greedy generation under whatever edit is attached: batched, left-padded, with a KV cache."""
+"""Greedy generation under whatever edit is attached: batched, with a KV cache, and without reading what can be guessed.
 
-from collections.abc import Sequence
+A guess of an answer goes through the model together with its prompt, once. As far as every token of it is the arg-max
+behind the tokens before it, greedy generation would give just that; from the first other token on, tokens are generated one
+by one. (This is speculative decoding with a drafted answer; Leviathan et al. 2023, arXiv 2211.17192, at temperature 0.)
+In an evaluation the gold answer is the guess, so that a model that knows the answers generates next to nothing. Answers that
+have ended leave their batch, and new ones come in.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from lofit_lens import lens
-from lofit_lens.batches import TOKEN_BUDGET, encode_prompt, padded, refuse_one_string
+from lofit_lens.batches import (
+    TOKEN_BUDGET,
+    Answers,
+    TokenSequence,
+    by_length,
+    collate,
+    encode_prompt,
+    padded,
+    refuse_one_string,
+)
 from lofit_lens.interventions import Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
-from lofit_lens.prefixes import Prefix, begun
+from lofit_lens.packing import Pack
+from lofit_lens.prefixes import Prefix, begun, can_pack, room_taken, shared_root, unpack
 from lofit_lens.progress import progress
+from lofit_lens.scoring import answer_logits, packed_answer_logits
+
+
+class GreedyAnswer(NamedTuple):
+    """What greedy generation gives for one of the sequences; `guessed` if no token had to be generated."""
+
+    sequence: int
+    ids: tuple[int, ...]
+    guessed: bool
+
+
+@dataclass(frozen=True)
+class _Running:
+    """Answers that have not ended: which, their tokens so far, and the prefix that the next tokens come from."""
+
+    indices: list[int]
+    answers: list[list[int]]
+    prefix: Prefix
+
+    def joined(self, other: "_Running") -> "_Running":
+        return _Running(self.indices + other.indices, self.answers + other.answers, self.prefix.joined(other.prefix))
 
 
 def generated_text(model: LensModel, ids: Sequence[int], stop: Sequence[str]) -> str:
@@ -53,6 +93,8 @@ def generate(
     """
     n_ctx = check_model(model).n_ctx
     refuse_one_string(prompts=prompts)
+    if not prompts:
+        return []
     encoded = [encode_prompt(model, prompt) for prompt in prompts]
     for i, ids in enumerate(encoded):
         if len(ids) + max_new_tokens > n_ctx:
@@ -61,52 +103,133 @@ def generate(
                 f"{prompts[i][:60]!r}..."
             )
     texts = [""] * len(prompts)
+    # The one guess that costs nothing: that there is no answer.
+    guess = (model.tokenizer.eos_token_id or 0,)
+    texts = [""] * len(prompts)
     bar = progress(None, "generate", total=len(prompts))
-    with torch.no_grad(), attached(model, intervention):
-        for group, prefix in begun(model, encoded, [len(ids) + max_new_tokens for ids in encoded], token_budget):
-            answers = continued(model, prefix, max_new_tokens, stop)
-            for i, answer in zip(group, answers, strict=True):
-                texts[i] = generated_text(model, answer, stop)
-            bar.update(len(group))
-    bar.close()
+    with torch.no_grad(), attached(model, intervention), bar:
+        sequences = [TokenSequence(ids, guess) for ids in encoded]
+        for answer in greedy_answers(model, sequences, max_new_tokens, stop, token_budget):
+            texts[answer.sequence] = generated_text(model, answer.ids, stop)
+            bar.update()
     return texts
 
 
-def _is_finished(model: LensModel, ids: list[int], stop: Sequence[str]) -> bool:
-    if ids and ids[-1] == model.tokenizer.eos_token_id:
-        return True
-    return bool(stop) and any(mark in model.tokenizer.decode(ids) for mark in stop)
+@torch.no_grad()
+def greedy_answers(
+    model: LensModel, sequences: Sequence[TokenSequence], max_new_tokens: int, stop: Sequence[str], token_budget: int
+) -> Iterator[GreedyAnswer]:
+    """The tokens that greedily follow each prompt, up to those that end the answer, in any order.
+
+    Args:
+        model: with the edit, if any, already attached.
+        sequences: prompts, and guesses of their answers.
+        max_new_tokens: the most that is generated.
+        stop: strings at which an answer ends.
+        token_budget: padded tokens that go through the model at once.
+    """
+
+    def has_ended(answer: Sequence[int]) -> bool:
+        if len(answer) >= max_new_tokens or answer[-1] == model.tokenizer.eos_token_id:
+            return True
+        return bool(stop) and any(mark in model.tokenizer.decode(answer) for mark in stop)
+
+    running: _Running | None = None
+    for right, others in _guesses(model, sequences, max_new_tokens, has_ended, token_budget):
+        yield from right
+        for new in others:
+            ended, new = _step(model, new, has_ended)
+            yield from ended
+            if new is not None:
+                running = new if running is None else running.joined(new)
+            # A step costs a pass over all weights, whatever the number of rows: go on when there are many.
+            while running is not None and running.prefix.mask.numel() >= token_budget:
+                ended, running = _step(model, running, has_ended)
+                yield from ended
+    while running is not None:
+        ended, running = _step(model, running, has_ended)
+        yield from ended
 
 
-def continued(model: LensModel, prefix: Prefix, max_new_tokens: int, stop: Sequence[str]) -> list[list[int]]:
-    """The tokens that greedily follow each prompt, up to the one that ends its answer; uses the prefix up."""
-    tokens, mask = padded(model, prefix.unread, side="left")
-    mask = torch.cat([prefix.mask, mask], dim=-1)
-    answers: list[list[int]] = [[] for _ in prefix.unread]
-    finished = [False] * len(answers)
-    cache = prefix.cache
-    for _ in range(max_new_tokens):
-        with model.hooks(fwd_hooks=[lens.last_position_only(model)]):
-            logits, cache = lens.forward_with_cache(model, tokens, mask, cache)
-        tokens = _extend(model, answers, finished, logits[:, -1], stop)
-        if all(finished):
-            break
-        tokens = tokens.unsqueeze(-1).to(mask.device)
-        mask = torch.cat([mask, torch.ones_like(tokens)], dim=-1)
-    return answers
+def _step(
+    model: LensModel, running: _Running, has_ended: Callable[[Sequence[int]], bool]
+) -> tuple[list[GreedyAnswer], _Running | None]:
+    """One token more for each answer: those that ended with it, and the rest."""
+    tokens, mask = padded(model, running.prefix.unread, side="left")
+    mask = torch.cat([running.prefix.mask, mask], dim=-1)
+    with model.hooks(fwd_hooks=[lens.last_position_only(model)]):
+        logits, cache = lens.forward_with_cache(model, tokens, mask, running.prefix.cache)
+    chosen = logits[:, -1].argmax(-1).tolist()
+    answers = [[*answer, token] for answer, token in zip(running.answers, chosen, strict=True)]
+    kept = [row for row, answer in enumerate(answers) if not has_ended(answer)]
+    ended = [GreedyAnswer(running.indices[row], tuple(answers[row]), False) for row in range(len(answers)) if row not in kept]
+    if not kept:
+        return ended, None
+    prefix = Prefix(tuple((token,) for token in chosen), mask, cache)
+    if ended:
+        prefix = prefix.select(kept)
+    return ended, _Running([running.indices[row] for row in kept], [answers[row] for row in kept], prefix)
 
 
-def _extend(
+def _guesses(
     model: LensModel,
-    answers: list[list[int]],
-    finished: list[bool],
-    logits: Float[Tensor, "batch d_vocab"],
-    stop: Sequence[str],
-) -> Int[Tensor, "batch"]:
-    """Append each unfinished answer's most likely token; returns the tokens of all rows, finished ones included."""
-    chosen = logits.argmax(-1)
-    for row, token in enumerate(chosen.tolist()):
-        if not finished[row]:
-            answers[row].append(token)
-            finished[row] = _is_finished(model, answers[row], stop)
-    return chosen
+    sequences: Sequence[TokenSequence],
+    max_new_tokens: int,
+    has_ended: Callable[[Sequence[int]], bool],
+    token_budget: int,
+) -> Iterator[tuple[list[GreedyAnswer], Iterable[_Running]]]:
+    """In turn, the answers that have ended as far as they were guessed, and all others, ready to go on."""
+    prompts = [sequence.prompt for sequence in sequences]
+    lengths = [len(s.prompt) + max(len(s.answer), max_new_tokens) for s in sequences]
+    root = shared_root(model, prompts)
+    if can_pack(model, root, [sequence.read[root.n_read :] for sequence in sequences]):
+        for pack, places, logits, cache in packed_answer_logits(model, root, sequences, token_budget):
+            guessed, ended = _as_far_as_guessed(logits, places, has_ended)
+            right = [GreedyAnswer(i, tuple(guessed[m]), True) for m, i in enumerate(pack.indices) if ended[m]]
+            others = [m for m in range(len(guessed)) if not ended[m]]
+            yield right, _running(root, pack, cache, others, guessed, prompts, lengths, token_budget)
+        return
+    for group, beginning in begun(model, root, prompts, lengths, token_budget):
+        prefix = beginning.read_on(model)
+        batch = collate(model, [TokenSequence(rest, sequences[i].answer) for rest, i in zip(prefix.unread, group, strict=True)])
+        logits = answer_logits(model, batch, prefix=prefix.select(range(len(group))))
+        guessed, ended = _as_far_as_guessed(logits, batch, has_ended)
+        others = [row for row in range(len(group)) if not ended[row]]
+        right = [GreedyAnswer(i, tuple(guessed[row]), True) for row, i in enumerate(group) if ended[row]]
+        # What was read of wrong guesses is in the rows; from the prompts on, it goes without.
+        restarted = _Running([group[row] for row in others], [[] for _ in others], prefix.select(others)) if others else None
+        yield right, [] if restarted is None else [restarted]
+
+
+def _as_far_as_guessed(
+    logits: Float[Tensor, "answer_token d_vocab"], answers: Answers, has_ended: Callable[[Sequence[int]], bool]
+) -> tuple[list[list[int]], list[bool]]:
+    """The tokens that greedy generation gives, up to the first that was not guessed, and whether they are a whole answer."""
+    found: list[list[int]] = [[] for _ in range(answers.n_sequences)]
+    right = [True] * answers.n_sequences
+    ended = [False] * answers.n_sequences
+    for owner, target, token in zip(answers.owners.tolist(), answers.targets.tolist(), logits.argmax(-1).tolist(), strict=True):
+        if right[owner] and not ended[owner]:
+            found[owner].append(token)
+            right[owner] = token == target
+            ended[owner] = has_ended(found[owner])
+    return found, ended
+
+
+def _running(
+    root: Prefix,
+    pack: Pack,
+    cache: Any,
+    members: Sequence[int],
+    guessed: Sequence[list[int]],
+    prompts: Sequence[tuple[int, ...]],
+    lengths: Sequence[int],
+    token_budget: int,
+) -> Iterator[_Running]:
+    """Members of a pack whose answers go on behind what was guessed, in groups of rows."""
+    read = {m: len(prompts[pack.indices[m]]) + len(guessed[m]) - 1 for m in members}
+    rooms = [room_taken(read[m], lengths[pack.indices[m]] - read[m]) for m in members]
+    for group in by_length(rooms, token_budget):
+        chosen = [members[place] for place in group]
+        prefix = unpack(root, pack, cache, chosen, [read[m] for m in chosen], [guessed[m][-1:] for m in chosen])
+        yield _Running([pack.indices[m] for m in chosen], [guessed[m] for m in chosen], prefix)

@@ -10,7 +10,7 @@ middle would push the beginning out of a sliding window too early). A model that
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from lofit_lens import lens
 from lofit_lens.batches import by_length, padded
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
+from lofit_lens.packing import Pack, packs, shared_length, widest_row
 
 #: A shared beginning of fewer tokens is not worth a pass of its own.
 WORTH_SHARING = 16
@@ -47,6 +48,17 @@ class Prefix:
         cache = None if self.cache is None else lens.cache_rows(self.cache, index)
         return Prefix(unread, self.mask[index], cache)
 
+    @property
+    def n_read(self) -> int:
+        """Tokens that have been read of each prompt, padding included."""
+        return self.mask.shape[1]
+
+    def joined(self, other: "Prefix") -> "Prefix":
+        """The prompts of both, padded on the left to one length."""
+        width = max(self.n_read, other.n_read)
+        masks = [torch.nn.functional.pad(part.mask, (width - part.n_read, 0)) for part in (self, other)]
+        return Prefix(self.unread + other.unread, torch.cat(masks), lens.join_caches(self.cache, other.cache))
+
     @torch.no_grad()
     def read_on(self, model: LensModel) -> "Prefix":
         """Read all but the last token of each prompt, under whatever is attached; uses this prefix up."""
@@ -64,32 +76,95 @@ def unread_prefix(model: LensModel, prompts: Sequence[tuple[int, ...]]) -> Prefi
     return Prefix(tuple(prompts), torch.zeros(len(prompts), 0, dtype=torch.long, device=lens.model_device(model)))
 
 
+def shared_root(model: LensModel, prompts: Sequence[tuple[int, ...]]) -> Prefix:
+    """One row in which all has been read that the prompts begin with, if that is worth a pass; nothing of it is unread."""
+    shared = _shared_beginning(prompts) if check_model(model).can_share_prefix else ()
+    if not shared:
+        return unread_prefix(model, [()])
+    # `read_on` leaves one token unread; here it is one that nobody asked for.
+    return replace(unread_prefix(model, [(*shared, 0)]).read_on(model), unread=((),))
+
+
+def can_pack(model: LensModel, root: Prefix, sequences: Sequence[tuple[int, ...]]) -> bool:
+    """Whether sequences behind a root may share rows: the model allows it, and no attention window is shorter than a row."""
+    if not check_model(model).can_pack:
+        return False
+    window = lens.attention_window(model)
+    return window is None or root.n_read + widest_row(sequences) < window
+
+
 def begun(
-    model: LensModel, prompts: Sequence[tuple[int, ...]], lengths: Sequence[int], token_budget: int
+    model: LensModel, root: Prefix, prompts: Sequence[tuple[int, ...]], lengths: Sequence[int], token_budget: int
 ) -> Iterator[tuple[list[int], Prefix]]:
-    """Prompts in groups that go through the model together, what all of them begin with read already.
+    """Prompts in groups that go through the model together, as far read as can be shared.
 
     Args:
         model: with the edit, if any, already attached.
-        prompts: token ids.
+        root: what has been read of all prompts.
+        prompts: token ids, root included.
         lengths: what each prompt will grow to, answer included; a group's rows have at most `token_budget` tokens.
         token_budget: padded tokens that go through the model at once.
 
     Yields:
         Indices into `prompts`, and the prefix whose rows they are.
     """
-    shared = _shared_beginning(prompts) if check_model(model).can_share_prefix else ()
-    if len(shared) < WORTH_SHARING:
+    rest = [prompt[root.n_read :] for prompt in prompts]
+    if can_pack(model, root, rest):
+        for pack in packs(model, rest, token_budget=token_budget, n_before=root.n_read):
+            with model.hooks(fwd_hooks=[lens.no_logits(model)]):
+                _, cache = read_pack(model, root, pack)
+            rooms = [room_taken(len(prompts[i]), lengths[i] - len(prompts[i])) for i in pack.indices]
+            for members in by_length(rooms, token_budget):
+                indices = [pack.indices[m] for m in members]
+                unread = [prompts[i][-1:] for i in indices]
+                yield indices, unpack(root, pack, cache, members, [len(prompts[i]) - 1 for i in indices], unread)
+    elif root.n_read:
+        for length in sorted({len(prompt) for prompt in prompts}, reverse=True):
+            alike = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
+            for group in by_length([room_taken(root.n_read, lengths[i] - root.n_read) for i in alike], token_budget):
+                indices = [alike[place] for place in group]
+                copies = root.select([0] * len(indices))
+                yield indices, replace(copies, unread=tuple(rest[i] for i in indices))
+    else:
         for group in by_length(lengths, token_budget):
             yield group, unread_prefix(model, [prompts[i] for i in group])
-        return
-    root = unread_prefix(model, [prompts[0][: len(shared) + 1]]).read_on(model)
-    for length in sorted({len(prompt) for prompt in prompts}, reverse=True):
-        alike = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
-        for group in by_length([room_taken(len(shared), lengths[i] - len(shared)) for i in alike], token_budget):
-            indices = [alike[place] for place in group]
-            rest = tuple(prompts[i][len(shared) :] for i in indices)
-            yield indices, Prefix(rest, *_same(root, len(indices)))
+
+
+def read_pack(model: LensModel, root: Prefix, pack: Pack) -> tuple[Tensor, Any]:
+    """The logits of a pack behind a root, and the KV cache of both, under whatever is attached."""
+    n_rows = pack.tokens.shape[0]
+    mask = torch.nn.functional.pad(pack.mask, (root.n_read, 0))
+    return lens.forward_with_cache(model, pack.tokens, mask, root.select([0] * n_rows).cache, pack.positions)
+
+
+def unpack(
+    root: Prefix,
+    pack: Pack,
+    cache: Any,
+    members: Sequence[int],
+    n_read: Sequence[int],
+    unread: Sequence[Sequence[int]],
+) -> Prefix:
+    """Some sequences of a pack, each in a row of its own again.
+
+    Args:
+        root: what the pack was read behind.
+        pack: what was read.
+        cache: what `read_pack` gave.
+        members: places in `pack.indices`.
+        n_read: how many of each one's tokens are taken over, the root's included.
+        unread: what comes next.
+    """
+    places = torch.zeros(len(members), max(n_read), dtype=torch.long)
+    mask = torch.zeros_like(places)
+    for row, (member, n) in enumerate(zip(members, n_read, strict=True)):
+        own = pack.paths[member][: n - root.n_read]
+        places[row, -n:] = torch.tensor([*range(root.n_read), *(root.n_read + step for step in own)])
+        mask[row, -n:] = 1
+    rows = torch.tensor([pack.rows[member] for member in members])
+    device = root.mask.device
+    chosen = lens.cache_places(cache, rows.to(device), places.to(device))
+    return Prefix(tuple(map(tuple, unread)), mask.to(device), chosen)
 
 
 def room_taken(read: int, new: int) -> int:
@@ -97,16 +172,11 @@ def room_taken(read: int, new: int) -> int:
     return read // 2 + new
 
 
-def _same(root: Prefix, times: int) -> tuple[Tensor, Any]:
-    copies = root.select([0] * times)
-    return copies.mask, copies.cache
-
-
 def _shared_beginning(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The tokens that all prompts start with, one fewer than the shortest has at most."""
+    """The tokens that all prompts start with, one fewer than the shortest has at most; none if not worth a pass."""
     if len(prompts) < 2:
         return ()
-    shortest, first, last = min(map(len, prompts)), min(prompts), max(prompts)
     # In dictionary order, what the first and the last share, all between them share too.
-    differing = (i for i in range(shortest - 1) if first[i] != last[i])
-    return first[: next(differing, shortest - 1)]
+    first, last = min(prompts), max(prompts)
+    shared = min(shared_length(first, last), min(map(len, prompts)) - 1)
+    return first[:shared] if shared >= WORTH_SHARING else ()

@@ -5,21 +5,28 @@ For an answer `a` of tokens a_1..a_n behind a prompt `p`, log P(a | p) = sum_i l
 log-probabilities are float32: `logits[target] - logsumexp(logits)`.
 """
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lofit_lens import lens
-from lofit_lens.batches import TOKEN_BUDGET, Batch, TokenSequence, by_length, collate, encode
+from lofit_lens.batches import TOKEN_BUDGET, Answers, Batch, TokenSequence, by_length, collate, encode
 from lofit_lens.frozen import Resumption
 from lofit_lens.interventions import Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
-from lofit_lens.prefixes import Prefix, begun, room_taken
+from lofit_lens.packing import Pack, packed_answers, packs
+from lofit_lens.prefixes import Prefix, begun, can_pack, read_pack, room_taken, shared_root
 from lofit_lens.progress import progress
+
+#: Logits that a pass over packed answers may hold, 48 MB in float32 (but see the next one).
+LOGITS_AT_ONCE = 12_000_000
+#: Rows of logits that are worth a pass, and that are exponentiated at once.
+ROWS_OF_LOGITS = 64
 
 
 def answer_logits(
@@ -33,12 +40,10 @@ def answer_logits(
         resumption: start above the frozen layers; see `frozen`.
         prefix: what has been read of the batch's prompts, used up by this pass; see `prefixes`.
     """
-    trim_last_mlp = check_model(model).can_trim_last_mlp
-    answers_only = lens.answer_only_hooks(model, batch.rows, batch.columns, trim_last_mlp=trim_last_mlp)
     with ExitStack() as stack:
         if resumption is not None:
             stack.enter_context(resumption.applied(model))
-        stack.enter_context(model.hooks(fwd_hooks=answers_only))
+        stack.enter_context(_answers_only(model, batch))
         if prefix is None or prefix.cache is None:
             logits = lens.plain_forward(model, batch.tokens, batch.attention_mask)
         else:
@@ -47,15 +52,43 @@ def answer_logits(
     return logits.squeeze(0).float()
 
 
-def target_logprobs(logits: Float[Tensor, "answer_token d_vocab"], batch: Batch) -> Float[Tensor, "answer_token"]:
+def _answers_only(model: LensModel, answers: Answers) -> AbstractContextManager[Any]:
+    trim_last_mlp = check_model(model).can_trim_last_mlp
+    return model.hooks(fwd_hooks=lens.answer_only_hooks(model, answers.rows, answers.columns, trim_last_mlp=trim_last_mlp))
+
+
+def packed_answer_logits(
+    model: LensModel, root: Prefix, sequences: Sequence[TokenSequence], token_budget: int
+) -> Iterator[tuple[Pack, Answers, Float[Tensor, "answer_token d_vocab"], Any]]:
+    """What `answer_logits` gives, of sequences packed into rows; with each pack's KV cache. See `packing`.
+
+    Args:
+        model: with the edit, if any, already attached; `can_pack` has said yes.
+        root: what has been read of all prompts.
+        sequences: whole, root included.
+        token_budget: tokens that go through the model at once.
+    """
+    rest = [sequence.read[root.n_read :] for sequence in sequences]
+    for pack in packs(model, rest, token_budget=token_budget, n_before=root.n_read):
+        answers = packed_answers(model, pack, sequences, root.n_read)
+        with _answers_only(model, answers):
+            logits, cache = read_pack(model, root, pack)
+        yield pack, answers, logits.squeeze(0).float(), cache
+
+
+def target_logprobs(logits: Float[Tensor, "answer_token d_vocab"], answers: Answers) -> Float[Tensor, "answer_token"]:
     """log P of each answer token; never holds a second tensor of the logits' size outside autograd."""
-    targets = batch.targets.to(logits.device).unsqueeze(-1)
-    return logits.gather(-1, targets).squeeze(-1) - logits.logsumexp(-1)
+    targets = answers.targets.to(logits.device).unsqueeze(-1)
+    if torch.is_grad_enabled():
+        total = logits.logsumexp(-1)
+    else:
+        total = torch.cat([part.logsumexp(-1) for part in logits.split(ROWS_OF_LOGITS)])
+    return logits.gather(-1, targets).squeeze(-1) - total
 
 
-def per_sequence(values: Float[Tensor, "answer_token"], batch: Batch) -> Float[Tensor, "batch"]:
+def per_sequence(values: Float[Tensor, "answer_token"], answers: Answers) -> Float[Tensor, "sequence"]:
     """Sum over each sequence's answer tokens."""
-    return values.new_zeros(batch.tokens.shape[0]).index_add(0, batch.rows.to(values.device), values)
+    return values.new_zeros(answers.n_sequences).index_add(0, answers.owners.to(values.device), values)
 
 
 @torch.no_grad()
@@ -68,29 +101,44 @@ def sequence_logprobs(
 ) -> Float[Tensor, "sequence"]:
     """log P(answer | prompt) of token sequences, in their order, under whatever is attached."""
     scores = torch.empty(len(sequences))
+    root = shared_root(model, [sequence.prompt for sequence in sequences])
+    ways = _packed if can_pack(model, root, [sequence.read[root.n_read :] for sequence in sequences]) else _padded
+    with progress(None, description, total=len(sequences)) as bar:
+        for indices, logprobs in ways(model, root, sequences, token_budget):
+            scores[list(indices)] = logprobs.cpu()
+            bar.update(len(indices))
+    return scores
+
+
+def _packed(
+    model: LensModel, root: Prefix, sequences: Sequence[TokenSequence], token_budget: int
+) -> Iterator[tuple[Sequence[int], Float[Tensor, "sequence"]]]:
+    budget = min(token_budget, max(ROWS_OF_LOGITS, LOGITS_AT_ONCE // model.cfg.d_vocab))
+    for pack, answers, logits, _ in packed_answer_logits(model, root, sequences, budget):
+        yield pack.indices, per_sequence(target_logprobs(logits, answers), answers)
+
+
+def _padded(
+    model: LensModel, root: Prefix, sequences: Sequence[TokenSequence], token_budget: int
+) -> Iterator[tuple[Sequence[int], Float[Tensor, "sequence"]]]:
     answers_to: dict[tuple[int, ...], list[int]] = {}
     for i, sequence in enumerate(sequences):
         answers_to.setdefault(sequence.prompt, []).append(i)
     prompts = list(answers_to)
     longest = [max(len(sequences[i]) for i in indices) for indices in answers_to.values()]
-    bar = progress(None, description, total=len(sequences))
-    for group, prefix in begun(model, prompts, longest, token_budget):
+    for group, prefix in begun(model, root, prompts, longest, token_budget):
         members = [(row, i) for row, place in enumerate(group) for i in answers_to[prompts[place]]]
         if len(members) > len(group):
             prefix = prefix.read_on(model)
-        read = prefix.mask.shape[1]
-        rooms = (room_taken(read, len(prefix.unread[row]) + len(sequences[i].answer)) for row, i in members)
+        rooms = (room_taken(prefix.n_read, len(prefix.unread[row]) + len(sequences[i].answer)) for row, i in members)
         for part in by_length(rooms, token_budget):
             rows, indices = zip(*(members[m] for m in part), strict=True)
-            scores[list(indices)] = _summed(model, prefix.select(rows), [sequences[i].answer for i in indices]).cpu()
-            bar.update(len(part))
-    bar.close()
-    return scores
-
-
-def _summed(model: LensModel, prefix: Prefix, answers: Sequence[tuple[int, ...]]) -> Float[Tensor, "answer"]:
-    batch = collate(model, [TokenSequence(*pair) for pair in zip(prefix.unread, answers, strict=True)])
-    return per_sequence(target_logprobs(answer_logits(model, batch, prefix=prefix), batch), batch)
+            chosen = prefix.select(rows)
+            batch = collate(
+                model, [TokenSequence(rest, sequences[i].answer) for rest, i in zip(chosen.unread, indices, strict=True)]
+            )
+            logits = answer_logits(model, batch, prefix=chosen)
+            yield indices, per_sequence(target_logprobs(logits, batch), batch)
 
 
 def answer_logprobs(

@@ -8,6 +8,7 @@ import torch
 import lofit_lens as ll
 from lofit_lens import lens, models
 from lofit_lens.batches import collate, encode, encode_prompt
+from lofit_lens.examination import ModelInfo
 from lofit_lens.fitting import AnswerObjective, Optimisation, accumulate_gradient, weights_frozen
 from lofit_lens.frozen import ResidualStore
 from lofit_lens.scoring import answer_logits
@@ -137,10 +138,25 @@ def test_answer_logprobs_equal_one_plain_pass_each(model):
             assert fast[i].item() == pytest.approx(plain.item(), abs=1e-4)
 
 
-@pytest.mark.parametrize("shares", [True, False])
-def test_answers_behind_one_prompt_equal_plain_passes_and_read_it_once(model, shares, monkeypatch):
-    assert ll.check_model(model).can_share_prefix
-    monkeypatch.setitem(models._CHECKED, model, dataclasses.replace(ll.check_model(model), can_share_prefix=shares))
+#: With every short cut, padded batches behind shared prompts, and plain passes.
+SHORT_CUTS = [{}, {"can_pack": False}, {"can_pack": False, "can_share_prefix": False}]
+
+
+def without(model, monkeypatch, short_cuts) -> ModelInfo:
+    info = dataclasses.replace(ll.check_model(model), **short_cuts)
+    monkeypatch.setitem(models._CHECKED, model, info)
+    return info
+
+
+def test_every_family_shares_and_packs(model):
+    info = ll.check_model(model)
+    assert info.can_share_prefix
+    assert info.can_pack == lens.is_bridge(model)
+
+
+@pytest.mark.parametrize("short_cuts", SHORT_CUTS)
+def test_answers_behind_one_prompt_equal_plain_passes_and_read_it_once(model, short_cuts, monkeypatch):
+    info = without(model, monkeypatch, short_cuts)
     prompts = [prompt for prompt in PROMPTS[::2] for _ in ANSWERS]
     answers = ANSWERS * 2
     made = vectors(model)
@@ -150,13 +166,15 @@ def test_answers_behind_one_prompt_equal_plain_passes_and_read_it_once(model, sh
         together = ll.answer_logprobs(model, prompts, answers, made)
     alone = [ll.answer_logprobs(model, [p], [a], made).item() for p, a in zip(prompts, answers, strict=True)]
     assert together.tolist() == pytest.approx(alone, abs=1e-4)
-    longest = max(len(encode_prompt(model, prompt)) for prompt in prompts)
-    wanted = (
-        [(2, longest - 1), (6, max(map(len, ANSWERS)))]
-        if shares
-        else [(6, max(len(s.read) for s in encode(model, prompts, answers, eos=False)))]
-    )
-    assert shapes == wanted
+    sequences = encode(model, prompts, answers, eos=False)
+    longest = max(len(sequence.prompt) for sequence in sequences)
+    if info.can_pack and lens.attention_window(model) is None:
+        tree = {sequence.read[: n + 1] for sequence in sequences for n in range(len(sequence.read))}
+        assert shapes == [(1, len(tree))]
+    elif info.can_share_prefix:
+        assert shapes == [(2, longest - 1), (6, max(map(len, ANSWERS)))]
+    else:
+        assert shapes == [(6, max(len(sequence.read) for sequence in sequences))]
 
 
 def test_a_beginning_that_all_prompts_share_is_read_once(model):
@@ -182,9 +200,9 @@ def test_a_beginning_that_all_prompts_share_is_read_once(model):
     assert texts == [ll.generate(model, [prompt], made, max_new_tokens=4)[0] for prompt in prompts[::3]]
 
 
-@pytest.mark.parametrize("shares", [True, False])
-def test_exact_match_equals_generating_everything(model, shares, monkeypatch, toy_task):
-    monkeypatch.setitem(models._CHECKED, model, dataclasses.replace(ll.check_model(model), can_share_prefix=shares))
+@pytest.mark.parametrize("short_cuts", SHORT_CUTS)
+def test_exact_match_equals_generating_everything(model, short_cuts, monkeypatch, toy_task):
+    without(model, monkeypatch, short_cuts)
     texts = ll.generate(model, PROMPTS, max_new_tokens=5)
     gold = [texts[0] or "x", "no", texts[2] or "x"]
     examples = [Example(p, a) for p, a in zip(PROMPTS, gold, strict=True)]
@@ -263,10 +281,19 @@ def test_generation_equals_full_passes_token_by_token(model):
         assert text == model.tokenizer.decode([t for t in new if t != model.tokenizer.eos_token_id], skip_special_tokens=True)
 
 
-def test_generation_does_not_depend_on_the_batch(model):
-    together = ll.generate(model, PROMPTS, max_new_tokens=6)
-    assert together == [ll.generate(model, [prompt], max_new_tokens=6)[0] for prompt in PROMPTS]
-    assert together == ll.generate(model, PROMPTS, max_new_tokens=6, token_budget=1)
+@pytest.mark.parametrize("short_cuts", SHORT_CUTS)
+def test_generation_does_not_depend_on_the_batch(model, short_cuts, monkeypatch):
+    without(model, monkeypatch, short_cuts)
+    prompts = [*PROMPTS, "And another", "Once upon a time", PROMPTS[1]]
+    alone = [ll.generate(model, [prompt], max_new_tokens=12)[0] for prompt in prompts]
+    assert ll.generate(model, prompts, max_new_tokens=12) == alone
+    assert ll.generate(model, prompts, max_new_tokens=12, token_budget=1) == alone
+    rows = []
+    look = (lens.z_hook(0), lambda z, hook: rows.append(z.shape[0]) if z.shape[1] == 1 else None)
+    with model.hooks(fwd_hooks=[look]):
+        # A prompt at a time comes in, and those whose answers have not ended go on together.
+        assert ll.generate(model, prompts, max_new_tokens=12, token_budget=60) == alone
+    assert max(rows) > min(rows)
 
 
 def test_lofit_learns_and_leaves_the_model_as_it_was(model, toy_task, tmp_path):

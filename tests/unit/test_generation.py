@@ -3,7 +3,8 @@
 import pytest
 
 from lofit_lens import answer_logprobs, generate
-from lofit_lens.generation import generated_text
+from lofit_lens.batches import TokenSequence, encode_prompt
+from lofit_lens.generation import GreedyAnswer, generated_text, greedy_answers
 
 
 def test_text_ends_at_eos_and_at_the_first_stop_string(llama):
@@ -17,6 +18,24 @@ def test_a_stop_string_cuts_what_would_have_been_generated(speaker):
     (whole,) = generate(speaker, ["tell me"], max_new_tokens=12)
     mark = whole[3]
     assert generate(speaker, ["tell me"], max_new_tokens=12, stop=[mark]) == [whole[: whole.index(mark)]]
+
+
+def test_a_guess_is_taken_as_far_as_it_holds(speaker):
+    prompt = encode_prompt(speaker, "tell me")
+    said = greedy(speaker, [TokenSequence(prompt, (0,))], 6)[0].ids
+    assert len(said) == 6
+    other = 3 + (said[3] + 1) % 200
+    guesses = [said, said[:3], (*said[:3], other, *said[4:]), (other,), (*said[:5], other)]
+    answers = greedy(speaker, [TokenSequence(prompt, guess) for guess in guesses], 6)
+    assert [answer.ids for answer in answers] == [said] * len(guesses)
+    # The last token comes from the pass over the guess, whatever was guessed there.
+    assert [answer.guessed for answer in answers] == [True, False, False, False, True]
+    # An answer that ends within its guess has ended, whatever was guessed behind.
+    assert [a.ids for a in greedy(speaker, [TokenSequence(prompt, guess) for guess in guesses], 2)] == [said[:2]] * len(guesses)
+
+
+def greedy(model, sequences, max_new_tokens) -> list[GreedyAnswer]:
+    return sorted(greedy_answers(model, sequences, max_new_tokens, (), token_budget=256))
 
 
 def test_no_prompts_give_no_answers(llama):

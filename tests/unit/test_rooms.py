@@ -14,7 +14,8 @@ ROOT = Path(lofit_lens.__file__).parent
 LEVELS = (
     {"files", "heads", "lens", "losses", "plots.template", "progress", "statistics", "tasks.base", "tiny"},
     {"adapters", "batches", "embedded", "tasks.sources", "tasks.world"},
-    {"examination", "tasks.data"},
+    {"packing", "tasks.data"},
+    {"examination"},
     {"models", "tasks.clutrr", "tasks.counterfactual", "tasks.ioi", "tasks.kinship", "tasks.mquake", "tasks.own"}
     | {"tasks.reasoning", "tasks.truth", "tasks.truthfulqa"},
     {"frozen", "interventions", "prefixes", "tasks"},
