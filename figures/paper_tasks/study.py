@@ -1,0 +1,185 @@
+"""What two small models score on every task that is here offline, and what LoFiT at 3 % and 10 % of heads makes of one.
+
+SmolLM2-135M-Instruct and Gemma 3 270M (both dequantised), float32. LoFiT on SmolLM2: TruthfulQA (both folds, 200 training
+questions each), MQuAKE (all 134) and CLUTRR (300 stories), seeds 0 and 1; step 1 at learning rate 1e-2 with l1 1e-3, both
+steps 5 epochs in batches of 8. The learning rate of step 2 is the one of two that scores better on the validation split with
+seed 0 (TruthfulQA: fold 0's), for each task and share of heads.
+
+Each cell writes one JSON file beside this script and is skipped when that file exists, so the study can be stopped and
+started at any time. About three hours on two cores.
+
+    python figures/paper_tasks/study.py                       # run what is missing
+    python figures/paper_tasks/study.py base mquake           # only these parts; several can run side by side
+    python figures/paper_tasks/study.py table                 # what has come out, also written to table.csv and table.md
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+import lofit_lens as ll
+from lofit_lens.files import write_text_atomically
+from lofit_lens.lens import LensModel
+from lofit_lens.tasks import Task
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
+SHARES = (0.03, 0.1)
+OFFSET_RATES = (1e-2, 5e-2)
+SEEDS = (0, 1)
+#: Questions of the tasks that can be made at any size.
+GENERATED = 300
+LOFIT = ll.methods.LoFiT(scale_lr=1e-2, l1=1e-3)
+
+#: To train on: the tasks of the paper whose data are at hand.
+TRAINED: dict[str, tuple[Task, ...]] = {
+    "truthfulqa": tuple(ll.tasks.TruthfulQA(fold=fold, n_train=200) for fold in (0, 1)),
+    "mquake": (ll.tasks.MQuAKE(),),
+    "clutrr": (ll.tasks.CLUTRR(seed=42, n_val=200),),
+}
+GENERATED_TASKS: dict[str, tuple[Task, ...]] = {
+    "kinship": (ll.tasks.Kinship(n_test=GENERATED),),
+    "counterfactual": (ll.tasks.Counterfactual(n_test=GENERATED),),
+    "truth": (ll.tasks.Truth(n_test=GENERATED),),
+    "ioi": (ll.tasks.IOI(n_test=GENERATED),),
+}
+
+
+def cell(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The stored result of that name, computed if there is none."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        write_text_atomically(path, json.dumps(compute()))
+        logging.info("%s is done", name)
+    return json.loads(path.read_text())
+
+
+def run_base() -> None:
+    for name in MODELS:
+        model = None
+        for task_name, parts in {**TRAINED, **GENERATED_TASKS}.items():
+            if not (RESULTS / f"base-{name}-{task_name}.json").exists():
+                model = model or ll.load_model(name, accept_license={"gemma"})
+                cell(f"base-{name}-{task_name}", lambda parts=parts, model=model: evaluated(model, parts, [None] * len(parts)))
+
+
+def evaluated(model: LensModel, parts: tuple[Task, ...], interventions: list[Any]) -> dict[str, Any]:
+    found = [ll.evaluate(model, part, made) for part, made in zip(parts, interventions, strict=True)]
+    return {"test": ll.Evaluation.pooled(found).to_json(), "chance": sum(p.chance for p in parts) / len(parts)}
+
+
+def run_lofit(task_name: str) -> None:
+    model = ll.load_model(MODELS[0])
+    for seed in SEEDS:
+        for share in SHARES:
+            rate = chosen_rate(model, task_name, share)
+            name = f"lofit-{task_name}-{share:g}-seed{seed}"
+            if not (RESULTS / f"{name}.json").exists():
+                parts = TRAINED[task_name]
+                fits = [fitted(model, task_name, part, share, rate, seed) for part in range(len(parts))]
+                cell(name, lambda parts=parts, fits=fits, rate=rate: {"offset_lr": rate, **evaluated(model, parts, fits)})
+
+
+def chosen_rate(model: LensModel, task_name: str, share: float) -> float:
+    """The learning rate of step 2 with the best validation score; of equal ones, the smaller."""
+
+    def score(rate: float) -> float:
+        def validate() -> dict[str, Any]:
+            made = fitted(model, task_name, 0, share, rate, seed=0)
+            return {"val": ll.evaluate(model, TRAINED[task_name][0], made, split="val").to_json()}
+
+        return cell(f"grid-{task_name}-{share:g}-lr{rate:g}", validate)["val"]["value"]
+
+    return max(OFFSET_RATES, key=lambda rate: (score(rate), -rate))
+
+
+def fitted(model: LensModel, task_name: str, part: int, share: float, rate: float, seed: int) -> ll.HeadIntervention:
+    """Step 2 on the share of heads that step 1 ranks highest."""
+    folder = RESULTS / "adapters" / f"{task_name}-{part}-{share:g}-lr{rate:g}-seed{seed}"
+    if not folder.exists():
+        heads = scores(model, task_name, part, seed).top(share)
+        method = ll.methods.LoFiT(heads=heads, offset_lr=rate)
+        method.fit(model, TRAINED[task_name][part], seed=seed).intervention.save(folder, model)
+        logging.info("%s is fitted", folder.name)
+    return ll.HeadIntervention.load(folder, model)
+
+
+def scores(model: LensModel, task_name: str, part: int, seed: int) -> ll.HeadScores:
+    def select() -> dict[str, Any]:
+        found, losses = LOFIT.select(model, TRAINED[task_name][part], seed=seed)
+        return {"scores": found.values.tolist(), "losses": losses}
+
+    return ll.HeadScores(torch.tensor(cell(f"scores-{task_name}-{part}-seed{seed}", select)["scores"]))
+
+
+def table() -> pd.DataFrame:
+    """A row for each model, task, metric and setting that has come out: its mean over seeds, each seed's interval, chance."""
+    rows = []
+    for name in MODELS:
+        for task_name in (*TRAINED, *GENERATED_TASKS):
+            rows += _rows(name, task_name, "base", [f"base-{name}-{task_name}"])
+            if name == MODELS[0] and task_name in TRAINED:
+                for share in SHARES:
+                    cells = [f"lofit-{task_name}-{share:g}-seed{seed}" for seed in SEEDS]
+                    rows += _rows(name, task_name, f"LoFiT, {share:.0%} of heads", cells)
+    return pd.DataFrame(rows)
+
+
+def _rows(model: str, task_name: str, setting: str, cells: list[str]) -> list[dict[str, Any]]:
+    found = [json.loads(path.read_text()) for name in cells if (path := RESULTS / f"{name}.json").exists()]
+    rows = []
+    for metric in found[0]["test"]["scores"] if found else ():
+        if metric != "margin":
+            of_seeds = [ll.Evaluation.from_json(one["test"]) for one in found]
+            rows.append(
+                {
+                    "model": model,
+                    "task": task_name,
+                    "setting": setting,
+                    "metric": metric,
+                    "n": of_seeds[0].n,
+                    "seeds": len(of_seeds) if setting != "base" else "",
+                    "value": round(sum(part.mean(metric) for part in of_seeds) / len(of_seeds), 3),
+                    "95 % interval of each": "; ".join(
+                        f"{part.mean(metric):.3f} [{low:.3f}, {high:.3f}]"
+                        for part in of_seeds
+                        for low, high in [part.interval(metric)]
+                    ),
+                    "chance": round(found[0]["chance"], 3) if metric in ("mc1", "exact_match") else "",
+                    "step 2 rate": f"{found[0]['offset_lr']:g}" if "offset_lr" in found[0] else "",
+                }
+            )
+    return rows
+
+
+def write_table() -> None:
+    found = table()
+    write_text_atomically(HERE / "table.csv", found.to_csv(index=False))
+    lines = ["| " + " | ".join(found.columns) + " |", "|" + "---|" * len(found.columns)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in found.itertuples(index=False)]
+    write_text_atomically(HERE / "table.md", "\n".join(lines) + "\n")
+    print(found.to_string(index=False))
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    RESULTS.mkdir(exist_ok=True)
+    if sys.argv[1:] == ["table"]:
+        write_table()
+        return
+    for part in sys.argv[1:] or ("base", *TRAINED):
+        if part == "base":
+            run_base()
+        else:
+            run_lofit(part)
+
+
+if __name__ == "__main__":
+    main()
