@@ -1,7 +1,7 @@
 """Find the few attention heads that learn a task (LoFiT), and look at them, on TransformerLens."""
 
 from lofit_lens import analysis, methods, plots, tasks
-from lofit_lens.evaluation import Evaluation, evaluate
+from lofit_lens.evaluation import Evaluation, check_task, evaluate, evaluate_folds
 from lofit_lens.generation import generate
 from lofit_lens.heads import Head, HeadScores, random_heads
 from lofit_lens.interventions import HeadIntervention, Intervention, attached
@@ -24,7 +24,9 @@ __all__ = [
     "answer_logprobs",
     "attached",
     "check_model",
+    "check_task",
     "evaluate",
+    "evaluate_folds",
     "evaluate_open_ended",
     "generate",
     "load_model",

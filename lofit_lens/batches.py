@@ -105,7 +105,13 @@ def encode_answer(model: LensModel, answer: str, *, eos: bool) -> tuple[int, ...
 
 
 def encode(
-    model: LensModel, prompts: Sequence[str], answers: Sequence[str], *, eos: bool, room_for: int = 0
+    model: LensModel,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    *,
+    eos: bool,
+    room_for: int = 0,
+    names: Sequence[str] | None = None,
 ) -> list[TokenSequence]:
     """Tokenise prompt-answer pairs.
 
@@ -115,6 +121,7 @@ def encode(
         answers: joined to their prompts as they stand.
         eos: whether answers end with the end-of-sequence token.
         room_for: tokens that will be generated behind the prompt.
+        names: what an error calls each pair; without them, examples are numbered.
 
     Raises:
         ValueError: a pair is longer than the model's context, or has an empty side.
@@ -122,18 +129,20 @@ def encode(
     refuse_one_string(prompts=prompts, answers=answers)
     if len(prompts) != len(answers):
         raise ValueError(f"got {len(prompts)} prompts and {len(answers)} answers; wanted as many of each")
-    sequences = [
-        TokenSequence(encode_prompt(model, prompt), encode_answer(model, answer, eos=eos))
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
-    n_ctx = model.cfg.n_ctx
-    for i, sequence in enumerate(sequences):
+    names = [f"example {i}" for i in range(len(prompts))] if names is None else names
+    sequences = []
+    for name, prompt, answer in zip(names, prompts, answers, strict=True):
+        try:
+            sequence = TokenSequence(encode_prompt(model, prompt), encode_answer(model, answer, eos=eos))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
         needed = max(len(sequence), len(sequence.prompt) + room_for)
-        if needed > n_ctx:
+        if needed > model.cfg.n_ctx:
             raise ValueError(
-                f"example {i} needs {needed} tokens, the model's context has {n_ctx}: {prompts[i][:60]!r}...; "
+                f"{name} needs {needed} tokens, the model's context has {model.cfg.n_ctx}: {prompt[:60]!r}...; "
                 "shorten the prompt or leave the example out"
             )
+        sequences.append(sequence)
     return sequences
 
 

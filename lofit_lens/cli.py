@@ -68,6 +68,7 @@ def fit(
         k=_k(k), heads=heads, scale_lr=scale_lr, offset_lr=offset_lr, scale_epochs=epochs, offset_epochs=epochs
     )
     lens_model = ll.load_model(model, accept_license=accept_license or ())
+    ll.check_task(lens_model, chosen_task)  # a bad record anywhere is found before training
     result = method.fit(lens_model, chosen_task, seed=seed)
     folder = _save(result.intervention, lens_model, out)
     if result.scores is not None:

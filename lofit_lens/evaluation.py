@@ -13,6 +13,7 @@ g, right answers R (g among them) and wrong answers W:
     margin = S(g) - max over W of S, in nats; the logit difference where answers are single tokens
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from lofit_lens.batches import TOKEN_BUDGET, encode
+from lofit_lens.batches import TOKEN_BUDGET, TokenSequence, encode
 from lofit_lens.generation import generated_text, greedy_answers
 from lofit_lens.interventions import Intervention, attached
 from lofit_lens.lens import LensModel
@@ -28,7 +29,9 @@ from lofit_lens.models import check_model
 from lofit_lens.progress import progress
 from lofit_lens.scoring import sequence_logprobs
 from lofit_lens.statistics import mean_interval
-from lofit_lens.tasks.base import METRICS, SPLITS, Example, Metric, Split, Task, non_empty
+from lofit_lens.tasks.base import METRICS, SPLITS, Example, Metric, Split, Task, names_of, non_empty
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,41 @@ def evaluate(
         return _exact_match(model, task, examples, split, token_budget)
 
 
+def evaluate_folds(
+    model: LensModel,
+    folds: Sequence[Task],
+    interventions: Sequence[Intervention | None] | None = None,
+    *,
+    split: Split = "test",
+    metric: Metric | None = None,
+    token_budget: int = TOKEN_BUDGET,
+) -> Evaluation:
+    """Score each fold under the edit that was fitted on it, and pool their examples: TruthfulQA's two-fold number in one call.
+
+        folds = ll.tasks.TruthfulQA.folds()
+        ll.evaluate_folds(model, folds, [lofit.fit(model, fold).intervention for fold in folds])
+
+    Args:
+        model: a TransformerBridge or HookedTransformer with raw weights.
+        folds: tasks whose examples differ.
+        interventions: one for each fold; None is the base model.
+        split: of every fold.
+        metric: as `evaluate` takes it.
+        token_budget: padded tokens that go through the model at once.
+
+    Raises:
+        ValueError: as `evaluate`, or not one intervention for each fold; before anything is run.
+    """
+    edits = [None] * len(folds) if interventions is None else interventions
+    if len(edits) != len(folds):
+        raise ValueError(f"got {len(folds)} folds and {len(edits)} interventions; wanted one for each fold")
+    parts = [
+        evaluate(model, fold, edit, split=split, metric=metric, token_budget=token_budget)
+        for fold, edit in zip(folds, edits, strict=True)
+    ]
+    return Evaluation.pooled(parts)
+
+
 def checked_split(task: Task, split: Split) -> tuple[Example, ...]:
     """The examples of a split.
 
@@ -161,10 +199,34 @@ def checked_split(task: Task, split: Split) -> tuple[Example, ...]:
     return non_empty(task.splits[split], task, split)
 
 
+def check_task(model: LensModel, task: Task) -> None:
+    """Make every example of a task and tokenise it, so that a bad record is found before anything is trained.
+
+    Raises:
+        ValueError: an example that cannot be trained on or judged, named by its file and record; the training split is empty.
+        FileNotFoundError: the training file is missing. (What is judged may be elsewhere: a warning says so.)
+    """
+    check_model(model)
+    train = checked_split(task, "train")
+    encode(model, [e.prompt for e in train], [e.answer for e in train], eos=True, names=names_of(train))
+    to_judge = _choices if task.metric == "mc1" else _gold_sequences
+    for split in ("val", "test"):
+        try:
+            examples = task.splits[split]
+        except FileNotFoundError as error:
+            logger.warning("the %s split of %s cannot be checked: %s", split, task.name, error)
+        else:
+            if examples:
+                to_judge(model, task, examples)
+
+
+def _gold_sequences(model: LensModel, task: Task, examples: tuple[Example, ...]) -> list[TokenSequence]:
+    prompts, answers = [e.prompt for e in examples], [e.answer for e in examples]
+    return encode(model, prompts, answers, eos=True, room_for=task.max_new_tokens, names=names_of(examples))
+
+
 def _exact_match(model: LensModel, task: Task, examples: tuple[Example, ...], split: Split, token_budget: int) -> Evaluation:
-    sequences = encode(
-        model, [e.prompt for e in examples], [e.answer for e in examples], eos=True, room_for=task.max_new_tokens
-    )
+    sequences = _gold_sequences(model, task, examples)
     texts = [""] * len(examples)
     n_generated = 0
     with progress(None, f"{task.name}: {split}", total=len(examples)) as bar:
@@ -176,14 +238,25 @@ def _exact_match(model: LensModel, task: Task, examples: tuple[Example, ...], sp
     return Evaluation(task.name, split, "exact_match", {"exact_match": scores}, tuple(texts), n_generated)
 
 
+def _choices(model: LensModel, task: Task, examples: tuple[Example, ...]) -> list[TokenSequence]:
+    """All right answers of each example, then its wrong ones."""
+    names = names_of(examples)
+    for name, example in zip(names, examples, strict=True):
+        if not example.rejected:
+            raise ValueError(f"{name} of {task.name!r} has no wrong answers; multiple choice needs at least one")
+        if both := set(example.right_answers) & set(example.rejected):
+            raise ValueError(f"{name} of {task.name!r} has {min(both)!r} among its right and its wrong answers")
+    choices = [
+        (n, e.prompt, answer) for n, e in zip(names, examples, strict=True) for answer in (*e.right_answers, *e.rejected)
+    ]
+    names, prompts, answers = zip(*choices, strict=True)
+    return encode(model, prompts, answers, eos=False, names=names)
+
+
 def _multiple_choice(
     model: LensModel, task: Task, examples: tuple[Example, ...], split: Split, token_budget: int
 ) -> Evaluation:
-    for i, example in enumerate(examples):
-        if not example.rejected:
-            raise ValueError(f"{split} example {i} of {task.name!r} has no wrong answers; multiple choice needs at least one")
-    choices = [(e.prompt, answer) for e in examples for answer in (*e.right_answers, *e.rejected)]
-    sequences = encode(model, [prompt for prompt, _ in choices], [answer for _, answer in choices], eos=False)
+    sequences = _choices(model, task, examples)
     scores = sequence_logprobs(model, sequences, token_budget=token_budget, description=f"{task.name}: choices").double()
     by_metric: dict[str, list[float]] = {"mc1": [], "mc2": [], "mc3": [], "margin": []}
     for example, own in zip(examples, scores.split([len(e.right_answers) + len(e.rejected) for e in examples]), strict=True):

@@ -29,7 +29,7 @@ from lofit_lens.losses import dpo_loss, l1_penalty, mean_answer_loss
 from lofit_lens.models import check_model
 from lofit_lens.progress import progress
 from lofit_lens.scoring import answer_logits, per_sequence, sequence_logprobs, target_logprobs
-from lofit_lens.tasks.base import Example, Task, non_empty
+from lofit_lens.tasks.base import Example, Task, names_of, non_empty
 
 VectorKind = Literal["scale", "offset"]
 
@@ -85,7 +85,8 @@ class AnswerObjective:
     sequences_per_example = 1
 
     def __init__(self, model: LensModel, examples: Sequence[Example]) -> None:
-        self.sequences = encode(model, [e.prompt for e in examples], [e.answer for e in examples], eos=True)
+        prompts, answers = [e.prompt for e in examples], [e.answer for e in examples]
+        self.sequences = encode(model, prompts, answers, eos=True, names=names_of(examples))
 
     def loss(self, examples: list[int], batch: Batch, token_logprobs: Float[Tensor, "answer_token"]) -> Float[Tensor, ""]:
         return mean_answer_loss(token_logprobs)
@@ -102,11 +103,14 @@ class PreferenceObjective:
     def __init__(self, model: LensModel, examples: Sequence[Example], beta: float) -> None:
         for i, example in enumerate(examples):
             if not example.rejected:
-                raise ValueError(f"training example {i} has no rejected answer; DPO needs one: {example.prompt[:60]!r}")
+                raise ValueError(
+                    f"training {names_of(examples)[i]} has no rejected answer; DPO needs one: {example.prompt[:60]!r}"
+                )
         prompts = [e.prompt for e in examples for _ in range(2)]
         answers = [answer for e in examples for answer in (e.answer, e.rejected[0])]
+        names = [name for name in names_of(examples) for _ in range(2)]
         self.beta = beta
-        self.sequences = encode(model, prompts, answers, eos=True)
+        self.sequences = encode(model, prompts, answers, eos=True, names=names)
         self.reference = sequence_logprobs(model, self.sequences, description="reference").reshape(-1, 2)
 
     def loss(self, examples: list[int], batch: Batch, token_logprobs: Float[Tensor, "answer_token"]) -> Float[Tensor, ""]:

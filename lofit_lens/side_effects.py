@@ -25,6 +25,7 @@ from lofit_lens.models import check_model
 from lofit_lens.progress import progress
 from lofit_lens.scoring import answer_logits, per_sequence, target_logprobs
 from lofit_lens.statistics import mean_interval
+from lofit_lens.tasks import open_web_text
 
 #: Every position's logits are needed, so fewer tokens go through the model at once than elsewhere.
 TOKEN_BUDGET = 256
@@ -67,7 +68,7 @@ class SideEffects:
 def side_effects(
     model: LensModel,
     intervention: Intervention,
-    texts: Sequence[str],
+    texts: Sequence[str] | None = None,
     *,
     max_tokens: int = 128,
     token_budget: int = TOKEN_BUDGET,
@@ -77,14 +78,17 @@ def side_effects(
     Args:
         model: a TransformerBridge or HookedTransformer with raw weights.
         intervention: the edit.
-        texts: ordinary text, held out from whatever the edit was fitted on.
+        texts: ordinary text, held out from whatever the edit was fitted on; None takes 100 texts of OpenWebText, as ITI
+            does (see `tasks.open_web_text`).
         max_tokens: of each text that are looked at (the published 128).
         token_budget: padded tokens that go through the model at once.
 
     Raises:
+        FileNotFoundError: OpenWebText is wanted, and has not been downloaded.
         ValueError: no texts, one of fewer than two tokens, or an edit that does not fit; before anything is run.
     """
     check_model(model)
+    texts = open_web_text() if texts is None else texts
     refuse_one_string(texts=texts)
     if not texts or max_tokens < 2:
         raise ValueError(f"got {len(texts)} texts and max_tokens={max_tokens}; wanted at least one text and two tokens")

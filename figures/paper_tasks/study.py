@@ -27,6 +27,7 @@ import lofit_lens as ll
 from lofit_lens.files import write_text_atomically
 from lofit_lens.lens import LensModel
 from lofit_lens.tasks import Task
+from lofit_lens.tasks.base import Metric
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -34,8 +35,8 @@ MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
 SHARES = (0.03, 0.1)
 OFFSET_RATES = (1e-2, 5e-2)
 SEEDS = (0, 1)
-#: Questions of the tasks that can be made at any size.
-GENERATED = 300
+#: Test questions of the tasks that are not trained on.
+QUESTIONS = 300
 LOFIT = ll.methods.LoFiT(scale_lr=1e-2, l1=1e-3)
 
 #: To train on: the tasks of the paper whose data are at hand.
@@ -44,12 +45,17 @@ TRAINED: dict[str, tuple[Task, ...]] = {
     "mquake": (ll.tasks.MQuAKE(),),
     "clutrr": (ll.tasks.CLUTRR(seed=42, n_val=200),),
 }
-GENERATED_TASKS: dict[str, tuple[Task, ...]] = {
-    "kinship": (ll.tasks.Kinship(n_test=GENERATED),),
-    "counterfactual": (ll.tasks.Counterfactual(n_test=GENERATED),),
-    "truth": (ll.tasks.Truth(n_test=GENERATED),),
-    "ioi": (ll.tasks.IOI(n_test=GENERATED),),
+UNTRAINED: dict[str, tuple[Task, ...]] = {
+    "social_iqa": (ll.tasks.SocialIQA(n_test=QUESTIONS),),
+    "arc_challenge": (ll.tasks.ARCChallenge(n_test=QUESTIONS),),
+    "svamp": (ll.tasks.SVAMP(n_test=QUESTIONS),),
+    "kinship": (ll.tasks.Kinship(n_test=QUESTIONS),),
+    "counterfactual": (ll.tasks.Counterfactual(n_test=QUESTIONS),),
+    "truth": (ll.tasks.Truth(n_test=QUESTIONS),),
+    "ioi": (ll.tasks.IOI(n_test=QUESTIONS),),
 }
+#: What the paper judges by the option that is generated, also judged by the options' likelihood.
+BOTH_WAYS = ("social_iqa", "arc_challenge")
 
 
 def cell(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -64,14 +70,19 @@ def cell(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def run_base() -> None:
     for name in MODELS:
         model = None
-        for task_name, parts in {**TRAINED, **GENERATED_TASKS}.items():
-            if not (RESULTS / f"base-{name}-{task_name}.json").exists():
-                model = model or ll.load_model(name, accept_license={"gemma"})
-                cell(f"base-{name}-{task_name}", lambda parts=parts, model=model: evaluated(model, parts, [None] * len(parts)))
+        for task_name, parts in {**TRAINED, **UNTRAINED}.items():
+            for metric in (None, "mc1") if task_name in BOTH_WAYS else (None,):
+                found = f"base-{name}-{task_name}" + (f"-{metric}" if metric else "")
+                if not (RESULTS / f"{found}.json").exists():
+                    model = model or ll.load_model(name, accept_license={"gemma"})
+                    outcome = evaluated(model, parts, [None] * len(parts), metric)
+                    cell(found, lambda outcome=outcome: outcome)
 
 
-def evaluated(model: LensModel, parts: tuple[Task, ...], interventions: list[Any]) -> dict[str, Any]:
-    found = [ll.evaluate(model, part, made) for part, made in zip(parts, interventions, strict=True)]
+def evaluated(
+    model: LensModel, parts: tuple[Task, ...], interventions: list[Any], metric: Metric | None = None
+) -> dict[str, Any]:
+    found = [ll.evaluate(model, part, made, metric=metric) for part, made in zip(parts, interventions, strict=True)]
     return {"test": ll.Evaluation.pooled(found).to_json(), "chance": sum(p.chance for p in parts) / len(parts)}
 
 
@@ -123,8 +134,10 @@ def table() -> pd.DataFrame:
     """A row for each model, task, metric and setting that has come out: its mean over seeds, each seed's interval, chance."""
     rows = []
     for name in MODELS:
-        for task_name in (*TRAINED, *GENERATED_TASKS):
+        for task_name in (*TRAINED, *UNTRAINED):
             rows += _rows(name, task_name, "base", [f"base-{name}-{task_name}"])
+            if task_name in BOTH_WAYS:
+                rows += _rows(name, task_name, "base, by likelihood", [f"base-{name}-{task_name}-mc1"])
             if name == MODELS[0] and task_name in TRAINED:
                 for share in SHARES:
                     cells = [f"lofit-{task_name}-{share:g}-seed{seed}" for seed in SEEDS]
@@ -136,7 +149,7 @@ def _rows(model: str, task_name: str, setting: str, cells: list[str]) -> list[di
     found = [json.loads(path.read_text()) for name in cells if (path := RESULTS / f"{name}.json").exists()]
     rows = []
     for metric in found[0]["test"]["scores"] if found else ():
-        if metric != "margin":
+        if metric != "margin" and not (metric in ("mc2", "mc3") and task_name in BOTH_WAYS):
             of_seeds = [ll.Evaluation.from_json(one["test"]) for one in found]
             rows.append(
                 {
@@ -145,7 +158,7 @@ def _rows(model: str, task_name: str, setting: str, cells: list[str]) -> list[di
                     "setting": setting,
                     "metric": metric,
                     "n": of_seeds[0].n,
-                    "seeds": len(of_seeds) if setting != "base" else "",
+                    "seeds": len(of_seeds) if "LoFiT" in setting else "",
                     "value": round(sum(part.mean(metric) for part in of_seeds) / len(of_seeds), 3),
                     "95 % interval of each": "; ".join(
                         f"{part.mean(metric):.3f} [{low:.3f}, {high:.3f}]"

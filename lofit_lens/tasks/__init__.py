@@ -9,12 +9,14 @@ from lofit_lens.tasks.counterfactual import Counterfactual
 from lofit_lens.tasks.ioi import IOI
 from lofit_lens.tasks.kinship import Kinship
 from lofit_lens.tasks.mquake import MQuAKE
+from lofit_lens.tasks.open_domain import NaturalQuestions, TriviaQA
 from lofit_lens.tasks.own import Chat, Records
 from lofit_lens.tasks.reasoning import SVAMP, ARCChallenge, BoolQ, SocialIQA
+from lofit_lens.tasks.text import open_web_text
 from lofit_lens.tasks.truth import Truth
 from lofit_lens.tasks.truthfulqa import TruthfulQA
 
-_PUBLISHED = (TruthfulQA, MQuAKE, CLUTRR, SocialIQA, ARCChallenge, BoolQ, SVAMP)
+_PUBLISHED = (TruthfulQA, MQuAKE, CLUTRR, SocialIQA, ARCChallenge, BoolQ, SVAMP, TriviaQA, NaturalQuestions)
 _GENERATED = (Kinship, Counterfactual, Truth, IOI)
 TASKS: dict[str, type[Task]] = {task.name: task for task in (*_PUBLISHED, *_GENERATED)}
 
@@ -48,10 +50,13 @@ __all__ = [
     "Example",
     "Kinship",
     "MQuAKE",
+    "NaturalQuestions",
     "Records",
     "SocialIQA",
     "Task",
+    "TriviaQA",
     "Truth",
     "TruthfulQA",
+    "open_web_text",
     "task_named",
 ]

@@ -1,7 +1,7 @@
 """What a task is: named splits of examples, the loss that trains on them and the metric that judges. No torch here."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -101,6 +101,12 @@ class Task(ABC):
     def is_correct(self, generated: str, example: Example) -> bool:
         """Exact match: the generated text, stripped and lower-cased, is one of the right answers."""
         return generated.strip().lower() in {answer.strip().lower() for answer in example.right_answers}
+
+
+def names_of(examples: Sequence[Example]) -> list[str]:
+    """What an error calls each example: its number, and the file and record that it came from if that is known."""
+    places = [example.info.get("source") for example in examples]
+    return [f"example {i}" + (f" ({place})" if place else "") for i, place in enumerate(places)]
 
 
 def chance_of_choices(examples: tuple[Example, ...]) -> float:

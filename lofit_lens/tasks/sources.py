@@ -17,7 +17,9 @@ logger = logging.getLogger(__name__)
 
 _LOFIT = "https://raw.githubusercontent.com/fc2869/lo-fit/ec2c0f4a20d1173be491643a05c56c149a6aeaac/dataset"
 _HUB = "https://huggingface.co/datasets"
-_SIQA = f"{_HUB}/allenai/social_i_qa/resolve/refs%2Fconvert%2Fparquet/default"
+#: The hub's own conversion of a data set to plain parquet files.
+_CONVERTED = "refs%2Fconvert%2Fparquet"
+_SIQA = f"{_HUB}/allenai/social_i_qa/resolve/{_CONVERTED}/default"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ def _clutrr(split: str, sha256: str) -> DataFile:
 
 def _hub(name: str, url: str, licence: str) -> DataFile:
     return DataFile(name, url, None, licence)
+
+
+def _iti(task: str, hub_name: str, licence: str) -> DataFile:
+    url = f"{_HUB}/OamPatel/{hub_name}/resolve/{_CONVERTED}/default/validation/0000.parquet"
+    return _hub(f"{task}/validation.parquet", url, f"{licence} (upstream)")
 
 
 #: For each published task, its files. `truthfulqa/mc_prompt.txt`, the instruction and six examples that precede every
@@ -101,6 +108,15 @@ SOURCES: dict[str, tuple[DataFile, ...]] = {
             "https://raw.githubusercontent.com/arkilpatel/SVAMP/main/SVAMP.json",
             "5be77703a6d891ae476d7c082787ad361392aa02453b132516cdd5f4e7934e3e",
             "MIT",
+        ),
+    ),
+    "trivia_qa": (_iti("trivia_qa", "iti_trivia_qa_val", "Apache-2.0"),),
+    "natural_questions": (_iti("natural_questions", "iti_nq_open_val", "CC BY-SA 3.0"),),
+    "open_web_text": (
+        _hub(
+            "open_web_text/train.parquet",
+            f"{_HUB}/stas/openwebtext-10k/resolve/{_CONVERTED}/plain_text/train/0000.parquet",
+            "CC0 1.0 (the packaging; the texts are their authors')",
         ),
     ),
 }

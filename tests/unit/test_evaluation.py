@@ -1,5 +1,6 @@
 """Evaluation: metrics against plain Python, and teacher forcing against generating everything."""
 
+import dataclasses
 import json
 import math
 import random
@@ -9,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from lofit_lens import answer_logprobs, evaluate, generate
+from lofit_lens import answer_logprobs, check_task, evaluate, evaluate_folds, generate
 from lofit_lens.evaluation import Evaluation
 from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention
-from lofit_lens.tasks.base import Example
+from lofit_lens.tasks import Example, Records
 
 EDIT = HeadIntervention((Head(0, 1), Head(2, 2)), offset=0.3 * torch.randn(2, 16, generator=torch.Generator().manual_seed(0)))
 
@@ -77,7 +78,7 @@ def test_mc2_of_answers_too_unlikely_for_exp(llama, toy_task):
 
 def test_multiple_choice_without_wrong_answers_is_refused(llama, toy_task):
     examples = [Example("Q:", " a", rejected=(" b",)), Example("Q:", " a")]
-    with pytest.raises(ValueError, match="test example 1 of 'toy' has no wrong answers"):
+    with pytest.raises(ValueError, match="example 1 of 'toy' has no wrong answers"):
         evaluate(llama, toy_task({"test": examples}, metric="mc1"))
 
 
@@ -262,3 +263,41 @@ def test_the_metric_can_be_asked_for(llama, toy_task, choices):
     assert [margin > 0 for margin in judged.scores["margin"]] == [score == 1 for score in judged.scores["mc1"]]
     with pytest.raises(ValueError, match="metric 'f1'; wanted one of exact_match, mc1"):
         evaluate(llama, task, metric="f1")
+
+
+def test_folds_are_judged_each_under_its_own_edit_and_pooled(speaker, toy_task, spoken):
+    folds = [toy_task({"test": [Example(p, t or "x")]}) for p, t in spoken[:2]]
+    pooled = evaluate_folds(speaker, folds, [None, EDIT])
+    alone = [evaluate(speaker, fold, edit) for fold, edit in zip(folds, [None, EDIT], strict=True)]
+    assert pooled.scores["exact_match"] == sum((part.scores["exact_match"] for part in alone), ())
+    assert evaluate_folds(speaker, folds).n == 2
+    with pytest.raises(ValueError, match="got 2 folds and 1 interventions"):
+        evaluate_folds(speaker, folds, [EDIT])
+
+
+RIGHT = Example("Who?", " Bo", rejected=(" Al",), info={"source": "people.csv, record 7"})
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "message"),
+    [
+        ({"rejected": ()}, r"example 1 \(people.csv, record 7\) of 'toy' has no wrong answers"),
+        ({"rejected": (" Al", " Bo")}, r"example 1 \(people.csv, record 7\) of 'toy' has ' Bo' among its right and its wrong"),
+        ({"answer": ""}, r"example 1 \(people.csv, record 7\): the answer '' tokenises to nothing"),
+        ({"answer": "o" * 300}, r"example 1 \(people.csv, record 7\) needs \d+ tokens, the model's context has 256"),
+    ],
+)
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_bad_example_is_named_before_anything_is_trained(speaker, toy_task, split, spoiled, message):
+    splits = {"train": [RIGHT], "val": [RIGHT], "test": [RIGHT]}
+    task = toy_task({**splits, split: [RIGHT, dataclasses.replace(RIGHT, **spoiled)]}, metric="mc1")
+    with pytest.raises(ValueError, match=message):
+        check_task(speaker, task)
+    check_task(speaker, toy_task(splits, metric="mc1"))
+
+
+def test_files_of_other_splits_may_be_missing(speaker, tmp_path, caplog):
+    (tmp_path / "train.jsonl").write_text('{"q": "Who?", "a": "Bo"}', encoding="utf-8")
+    sources = {"train": tmp_path / "train.jsonl", "test": tmp_path / "test.jsonl"}
+    check_task(speaker, Records(sources, prompt="{q}", answer=" {a}"))
+    assert "the test split of records cannot be checked" in caplog.text

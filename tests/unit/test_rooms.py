@@ -17,11 +17,11 @@ LEVELS = (
     {"packing", "tasks.data"},
     {"examination"},
     {"models", "tasks.clutrr", "tasks.counterfactual", "tasks.ioi", "tasks.kinship", "tasks.mquake", "tasks.own"}
-    | {"tasks.reasoning", "tasks.truth", "tasks.truthfulqa"},
+    | {"tasks.open_domain", "tasks.reasoning", "tasks.text", "tasks.truth", "tasks.truthfulqa"},
     {"frozen", "interventions", "prefixes", "tasks"},
     {"methods.base", "scoring"},
     {"fitting", "generation"},
-    {"evaluation", "methods.lofit", "side_effects"},
+    {"evaluation", "harness", "methods.lofit", "side_effects"},
     {"analysis.transfer", "judging", "methods", "store"},
     {"analysis", "plots.heads", "plots.transfer"},
     {"plots"},
@@ -36,6 +36,7 @@ GATES = {
     "datasets": ("tasks",),
     "plotly": ("plots", "report"),
     "circuitsvis": ("plots", "report"),
+    "lm_eval": ("harness",),
     "ray": ("cluster",),
     "pickle": (),
 }

@@ -57,3 +57,13 @@ def test_tables():
 def test_texts_that_say_nothing_are_refused(llama, texts, message):
     with pytest.raises(ValueError, match=message):
         side_effects(llama, EDIT, texts)
+
+
+def test_texts_are_open_web_texts_if_none_are_given(llama, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOFIT_LENS_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="lofit-lens download open_web_text"):
+        side_effects(llama, EDIT)
+    (tmp_path / "open_web_text").mkdir()
+    lines = [f'{{"text": "The news of day {i}."}}' for i in range(120)]
+    (tmp_path / "open_web_text" / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert len(side_effects(llama, EDIT).kl) == 100

@@ -75,7 +75,7 @@ def test_only_published_tasks_can_be_downloaded() -> None:
 
 
 def test_checksums_are_those_of_the_files_at_hand(request: pytest.FixtureRequest) -> None:
-    assert set(SOURCES) < set(TASKS)
+    assert set(SOURCES) - {"open_web_text"} < set(TASKS)
     folder = request.getfixturevalue("published")
     checked = 0
     for files in SOURCES.values():

@@ -18,8 +18,10 @@ from lofit_lens.tasks import (
     Counterfactual,
     Kinship,
     MQuAKE,
+    NaturalQuestions,
     SocialIQA,
     Task,
+    TriviaQA,
     Truth,
     TruthfulQA,
     task_named,
@@ -48,6 +50,8 @@ def test_registry_finds_every_family_by_its_name() -> None:
         ("arc_challenge", ARCChallenge),
         ("boolq", BoolQ),
         ("svamp", SVAMP),
+        ("trivia_qa", TriviaQA),
+        ("natural_questions", NaturalQuestions),
         ("kinship", Kinship),
         ("counterfactual", Counterfactual),
         ("truth", Truth),
@@ -70,7 +74,11 @@ def test_unknown_task_unlike_any_other_gets_no_guess() -> None:
         task_named("xyz")
 
 
-@pytest.mark.parametrize("name", TASKS)
+#: These have a test split only.
+EVALUATION_ONLY = ("trivia_qa", "natural_questions")
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in EVALUATION_ONLY])
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

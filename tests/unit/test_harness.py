@@ -1,0 +1,68 @@
+"""lm-evaluation-harness on a tiny local task: its numbers are ours, base and edited."""
+
+import json
+
+import pytest
+import torch
+
+import lofit_lens as ll
+from lofit_lens.harness import evaluate_with_harness
+from lofit_lens.heads import Head
+
+pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
+
+EDIT = ll.HeadIntervention((Head(0, 1), Head(2, 2)), offset=2 * torch.randn(2, 16, generator=torch.Generator().manual_seed(0)))
+QUESTIONS = [
+    {"question": f"What is {a} and {b}?", "choices": [f"{a + b}", f"{a - b}", f"{a * b}"], "gold": i % 3}
+    for i, (a, b) in enumerate([(7, 2), (9, 4), (8, 3), (6, 5), (9, 9), (7, 4), (5, 1), (4, 3), (8, 6), (9, 1)])
+]
+
+
+@pytest.fixture
+def task_folder(tmp_path):
+    (tmp_path / "sums.jsonl").write_text("\n".join(json.dumps(question) for question in QUESTIONS), encoding="utf-8")
+    (tmp_path / "sums.yaml").write_text(
+        f"""
+task: local_sums
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {tmp_path / "sums.jsonl"}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "Q: {{{{question}}}}\\nA:"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: gold
+metric_list:
+  - metric: acc
+""",
+        encoding="utf-8",
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("edit", [None, EDIT], ids=["base", "edited"])
+def test_its_accuracy_is_ours(llama, task_folder, edit, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(task_folder / "cache"))
+    frame = evaluate_with_harness(llama, ["local_sums"], edit, task_folder=task_folder)
+    row = frame[frame["metric"] == "acc"].iloc[0]
+    right = []
+    for question in QUESTIONS:
+        prompts = [f"Q: {question['question']}\nA:"] * 3
+        scores = ll.answer_logprobs(llama, prompts, [f" {choice}" for choice in question["choices"]], edit)
+        right.append(scores.argmax().item() == question["gold"])
+    assert row["value"] == pytest.approx(sum(right) / len(right))
+    assert (row["task"], row["n"]) == ("local_sums", len(QUESTIONS))
+    assert 0 < row["value"] < 1
+
+
+def test_the_edit_is_gone_afterwards_and_matters(llama, task_folder):
+    before = ll.answer_logprobs(llama, ["Q:"], [" a"])
+    assert not torch.equal(before, ll.answer_logprobs(llama, ["Q:"], [" a"], EDIT))
+    evaluate_with_harness(llama, ["local_sums"], EDIT, task_folder=task_folder, limit=2)
+    assert torch.equal(before, ll.answer_logprobs(llama, ["Q:"], [" a"]))
+
+
+def test_an_unknown_task_is_refused(llama):
+    with pytest.raises(ValueError, match=r"does not know \['no_such_task'\]"):
+        evaluate_with_harness(llama, ["no_such_task"])

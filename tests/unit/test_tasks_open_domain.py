@@ -1,0 +1,63 @@
+"""TriviaQA and Natural Questions as multiple choice, and OpenWebText, from files in the hub's schemas."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lofit_lens.tasks import NaturalQuestions, TriviaQA, open_web_text
+
+TRIVIA = {
+    "question": "Which ocean is the largest? ",
+    "answer": {"value": "Pacific", "aliases": ["the Pacific", "Pacific", "Pacific Ocean"]},
+    "false_answer": "Atlantic",
+}
+NATURAL = {"question": "who wrote emma", "answer": ["Jane Austen", "Austen"], "false_answer": "Emily Bronte"}
+
+
+def write(folder: Path, name: str, records: list[dict]) -> None:
+    (folder / name).mkdir(parents=True)
+    pd.DataFrame(records).to_parquet(folder / name / "validation.parquet")
+
+
+def test_trivia_qa(tmp_path):
+    write(tmp_path, "trivia_qa", [TRIVIA, TRIVIA])
+    first, _ = TriviaQA(data_dir=tmp_path).test
+    assert first.prompt == "Q: Which ocean is the largest?\nA:"
+    assert (first.answer, first.aliases, first.rejected) == (" Pacific", (" the Pacific", " Pacific Ocean"), (" Atlantic",))
+    assert len(TriviaQA(data_dir=tmp_path, n_test=1).test) == 1
+
+
+def test_natural_questions_with_a_preset(tmp_path):
+    write(tmp_path, "natural_questions", [NATURAL])
+    task = NaturalQuestions(data_dir=tmp_path, preset="Answer shortly.")
+    (example,) = task.test
+    assert example.prompt == "Answer shortly.\n\nQ: who wrote emma\nA:"
+    assert (example.answer, example.aliases, example.rejected) == (" Jane Austen", (" Austen",), (" Emily Bronte",))
+    assert (task.train, task.val) == ((), ())
+    assert task.chance == 0.5
+
+
+@pytest.mark.parametrize("answer", [[], ["Austen", " "]])
+def test_a_record_without_an_answer_is_named(tmp_path, answer):
+    write(tmp_path, "natural_questions", [NATURAL, {**NATURAL, "answer": answer}])
+    with pytest.raises(ValueError, match=r"validation.parquet, line 2 \(record 2\): got .* wanted one or more texts"):
+        _ = NaturalQuestions(data_dir=tmp_path).test
+
+
+def test_open_web_text(tmp_path):
+    (tmp_path / "open_web_text").mkdir()
+    texts = [f"Text number {i}." for i in range(20)]
+    pd.DataFrame({"text": texts}).to_parquet(tmp_path / "open_web_text" / "train.parquet")
+    drawn = open_web_text(5, data_dir=tmp_path)
+    assert drawn == open_web_text(5, data_dir=tmp_path) != open_web_text(5, seed=0, data_dir=tmp_path)
+    assert set(drawn) < set(texts)
+    with pytest.raises(ValueError, match="more than the 20 records"):
+        open_web_text(21, data_dir=tmp_path)
+
+
+def test_files_that_are_missing_can_be_downloaded(tmp_path):
+    with pytest.raises(FileNotFoundError, match="lofit-lens download open_web_text"):
+        open_web_text(data_dir=tmp_path)
+    with pytest.raises(FileNotFoundError, match="lofit-lens download trivia_qa"):
+        _ = TriviaQA(data_dir=tmp_path).test
