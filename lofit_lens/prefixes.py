@@ -9,6 +9,7 @@ middle would push the beginning out of a sliding window too early). A model that
 (`ModelInfo.can_share_prefix`) reads nothing in advance, and each pass runs the whole prompt.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,8 @@ from lofit_lens.batches import by_length, padded
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
 from lofit_lens.packing import Pack, packs, shared_length, widest_row
+
+logger = logging.getLogger(__name__)
 
 #: A shared beginning of fewer tokens is not worth a pass of its own.
 WORTH_SHARING = 16
@@ -89,8 +92,11 @@ def can_pack(model: LensModel, root: Prefix, sequences: Sequence[tuple[int, ...]
     """Whether sequences behind a root may share rows: the model allows it, and no attention window is shorter than a row."""
     if not check_model(model).can_pack:
         return False
-    window = lens.attention_window(model)
-    return window is None or root.n_read + widest_row(sequences) < window
+    window, width = lens.attention_window(model), root.n_read + widest_row(sequences)
+    if window is not None and width >= window:
+        logger.info("rows of %d tokens do not fit this model's attention window of %d: batches are padded", width, window)
+        return False
+    return True
 
 
 def begun(

@@ -1,6 +1,7 @@
 """What must hold on every model that this library takes, whatever its architecture and its TransformerLens."""
 
 import dataclasses
+import logging
 
 import pytest
 import torch
@@ -148,10 +149,14 @@ def without(model, monkeypatch, short_cuts) -> ModelInfo:
     return info
 
 
-def test_every_family_shares_and_packs(model):
+def test_every_family_shares_and_packs(model, caplog):
     info = ll.check_model(model)
     assert info.can_share_prefix
     assert info.can_pack == lens.is_bridge(model)
+    caplog.set_level(logging.INFO)
+    ll.answer_logprobs(model, PROMPTS, ANSWERS)
+    window = lens.attention_window(model) if info.can_pack else None
+    assert ("attention window of 8: batches are padded" in caplog.text) == (window is not None)
 
 
 @pytest.mark.parametrize("short_cuts", SHORT_CUTS)

@@ -16,6 +16,8 @@ PROMPTS = [
     "Two plus two equals",
 ]
 ANSWERS = [" Paris", " The Nile, though some say the Amazon", " four"]
+PRESET = "Answer each question with a colour, and with nothing else.\n\nQ: What colour is the sky?\nA: blue.\n\n"
+QUESTIONS = ["Q: What colour is blood?\nA:", "Q: What colour is a ripe tomato?\nA:", "Q: And the sun in the evening?\nA:"]
 #: Longer than Gemma 3's sliding window of 512 tokens.
 LONG = ("So that a window is passed: " + "one sheep, two sheep, many sheep jump over a fence; " * 42, " and all are asleep")
 #: Sums over another order of additions in float32; the log-probabilities are of size 1 to 40.
@@ -45,11 +47,13 @@ def plain_logprob(model, sequence: TokenSequence) -> torch.Tensor:
 @pytest.mark.parametrize(("scale", "offset"), [(False, False), (True, False), (False, True), (True, True)])
 def test_answer_logprobs_equal_the_plain_pass(real_model, scale, offset):
     intervention = edit(real_model, scale, offset)
-    prompts, answers = PROMPTS, ANSWERS
+    # Several answers to each prompt, and prompts that begin alike: all in one tree, each token read once.
+    prompts = [*PROMPTS * 2, *(f"{PRESET}{question}" for question in QUESTIONS for _ in range(2))]
+    answers = [*ANSWERS, " not Lyon", " The Nile, of course", " 4", *[" red.", " red, as far as I know."] * len(QUESTIONS)]
     if scale and offset:
-        # Two answers to a prompt: it is read once, padded next to the others, and its keys and values are used twice.
-        prompts = [*PROMPTS, LONG[0], LONG[0], PROMPTS[0]]
-        answers = [*ANSWERS, LONG[1], " and one is awake", " not Lyon"]
+        # Longer than a window, so Gemma's prompts are padded next to each other, and keys and values are used twice.
+        prompts += [LONG[0], LONG[0]]
+        answers += [LONG[1], " and one is awake"]
     fast = ll.answer_logprobs(real_model, prompts, answers, intervention)
     with torch.no_grad(), ll.attached(real_model, intervention):
         plain = torch.stack([plain_logprob(real_model, s) for s in encode(real_model, prompts, answers, eos=False)])
