@@ -3,7 +3,7 @@
 from lofit_lens import analysis, methods, plots, tasks
 from lofit_lens.evaluation import Evaluation, check_task, evaluate, evaluate_folds
 from lofit_lens.generation import generate
-from lofit_lens.heads import Head, HeadScores, random_heads
+from lofit_lens.heads import Head, HeadScores, random_heads, random_heads_like
 from lofit_lens.interventions import HeadIntervention, Intervention, attached
 from lofit_lens.judging import YesNoJudge, evaluate_open_ended
 from lofit_lens.methods import Fit
@@ -33,6 +33,7 @@ __all__ = [
     "methods",
     "plots",
     "random_heads",
+    "random_heads_like",
     "side_effects",
     "tasks",
     "tiny_model",

@@ -1,10 +1,12 @@
 """The command line: each command is a few lines around a call that a notebook could make."""
 
+import itertools
+import json
 import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -17,6 +19,7 @@ from lofit_lens import adapters, demo, files
 from lofit_lens.embedded import EMBEDDED
 from lofit_lens.fitting import NonFiniteLossError
 from lofit_lens.lens import LensModel
+from lofit_lens.methods import METHODS
 from lofit_lens.store import scores_to_json
 from lofit_lens.tasks import TASKS, Task, sources, task_named
 from lofit_lens.tasks.base import SPLITS
@@ -43,33 +46,48 @@ def _k(text: str) -> int | float:
         raise ValueError(f"--k {text!r}; wanted a count of heads (27) or a fraction of them (0.1)") from error
 
 
-@app.command()
+def _settings(words: list[str], method: type) -> dict[str, Any]:
+    """`--alpha 15 --direction probe` as settings of a method."""
+    known = tuple(method.__dataclass_fields__)
+    settings: dict[str, Any] = {}
+    for option, text in itertools.zip_longest(words[::2], words[1::2]):
+        name = option.removeprefix("--").replace("-", "_")
+        if not option.startswith("--") or name not in known or text is None:
+            wanted = ", ".join(f"--{field.replace('_', '-')} VALUE" for field in known if field not in ("k", "heads"))
+            raise ValueError(f"got {option!r}; wanted one of {wanted}")
+        try:
+            settings[name] = json.loads(text)
+        except json.JSONDecodeError:
+            settings[name] = text
+    return settings
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def fit(
+    context: typer.Context,
     task: TaskArgument,
     out: Annotated[Path, typer.Option(help="Folder for the adapter; must not exist yet.")],
     model: ModelOption = "smollm2-135m-instruct",
     k: Annotated[str, typer.Option(help="Heads to keep: a count (27) or a fraction (0.1).")] = "0.1",
     seed: int = 0,
     n_train: Annotated[int | None, typer.Option(help="Training examples (default: the task's).")] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training data, in both steps.")] = 5,
-    scale_lr: float = 5e-3,
-    offset_lr: float = 1e-2,
-    heads_of: Annotated[Path | None, typer.Option(help="Skip step 1: use the heads of this adapter.")] = None,
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "lofit",
+    heads_of: Annotated[Path | None, typer.Option(help="Do not choose heads: use those of this adapter.")] = None,
     data_dir: DataOption = None,
     accept_license: LicenceOption = None,
 ) -> None:
-    """Learn an adapter for a task with LoFiT, and save it."""
+    """Learn an adapter for a task, and save it. Further options are the method's settings: see `lofit-lens methods`."""
     if out.exists():
         raise FileExistsError(f"{out} exists already; choose another folder for --out, or remove it")
     files.check_writable(out)
     chosen_task = _task(task, data_dir, n_train)
     heads = None if heads_of is None else ll.HeadIntervention.load(heads_of).heads
-    method = ll.methods.LoFiT(
-        k=_k(k), heads=heads, scale_lr=scale_lr, offset_lr=offset_lr, scale_epochs=epochs, offset_epochs=epochs
-    )
+    if method not in METHODS:
+        raise ValueError(f"--method {method!r}; wanted one of {', '.join(METHODS)}")
+    chosen_method = METHODS[method](k=_k(k), heads=heads, **_settings(context.args, METHODS[method]))
     lens_model = ll.load_model(model, accept_license=accept_license or ())
     ll.check_task(lens_model, chosen_task)  # a bad record anywhere is found before training
-    result = method.fit(lens_model, chosen_task, seed=seed)
+    result = chosen_method.fit(lens_model, chosen_task, seed=seed)
     folder = _save(result.intervention, lens_model, out)
     if result.scores is not None:
         files.write_json_atomically(folder / "head_scores.json", scores_to_json(result.scores))
@@ -124,6 +142,18 @@ def models() -> None:
     console.print(
         "Besides: tiny-FAMILY (random weights), any folder or hub name that TransformerBridge.boot_transformers takes."
     )
+
+
+@app.command()
+def methods() -> None:
+    """List the methods: settings with their defaults, and the source."""
+    table = Table(Column("name", no_wrap=True), "settings", "source", title="Methods", box=SIMPLE_HEAD)
+    for name, method in METHODS.items():
+        settings = ", ".join(f"{key}={value!r}" for key, value in method().settings().items())
+        source = (sys.modules[method.__module__].__doc__ or "").splitlines()[0]
+        table.add_row(name, settings, source)
+    console.print(table)
+    console.print("lofit-lens fit TASK --out FOLDER --method NAME --some-setting VALUE", highlight=False)
 
 
 @app.command()

@@ -244,8 +244,6 @@ def _choices(model: LensModel, task: Task, examples: tuple[Example, ...]) -> lis
     for name, example in zip(names, examples, strict=True):
         if not example.rejected:
             raise ValueError(f"{name} of {task.name!r} has no wrong answers; multiple choice needs at least one")
-        if both := set(example.right_answers) & set(example.rejected):
-            raise ValueError(f"{name} of {task.name!r} has {min(both)!r} among its right and its wrong answers")
     choices = [
         (n, e.prompt, answer) for n, e in zip(names, examples, strict=True) for answer in (*e.right_answers, *e.rejected)
     ]

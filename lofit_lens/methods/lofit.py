@@ -23,7 +23,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated
 
 from lofit_lens.batches import TOKEN_BUDGET
-from lofit_lens.fitting import Objective, Optimisation, fit_vectors, objective_of
+from lofit_lens.fitting import Objective, Optimisation, VectorKind, fit_vectors, objective_of
 from lofit_lens.heads import HeadScores, checked_heads, head_count
 from lofit_lens.interventions import HeadIntervention, scores_from_norms
 from lofit_lens.lens import LensModel
@@ -42,6 +42,8 @@ class LoFiT:
 
     Args:
         k: heads to keep: a count, or a fraction of all heads.
+        select_by: what step 1 learns at every head: the paper's scaling, or an offset (its "bias-based" ablation, Table 2, at
+            step 2's learning rate and epochs, without penalty).
         heads: skip step 1 and learn offsets here, for transfer: `replace(lofit, heads=other.scores.top(0.1))`.
         scale_lr: learning rate of step 1.
         offset_lr: learning rate of step 2; fewer heads want a larger one (paper, appendix D).
@@ -57,6 +59,7 @@ class LoFiT:
     """
 
     k: Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, le=1, strict=True)] = 0.1
+    select_by: VectorKind = "scale"
     heads: tuple[tuple[int, int], ...] | None = None
     scale_lr: Positive = 5e-3
     offset_lr: Positive = 1e-2
@@ -71,7 +74,7 @@ class LoFiT:
     token_budget: Count = TOKEN_BUDGET
 
     def select(self, model: LensModel, task: Task, *, seed: int = 0) -> tuple[HeadScores, tuple[float, ...]]:
-        """Step 1: the norm of every head's learned scaling, and the loss of each step.
+        """Step 1: the norm of every head's learned scaling (or offset), and the loss of each step.
 
         Raises:
             ValueError: model or task cannot be used.
@@ -82,14 +85,15 @@ class LoFiT:
     def _select(self, model: LensModel, task: Task, objective: Objective, seed: int) -> tuple[HeadScores, tuple[float, ...]]:
         info = check_model(model)
         heads = checked_heads(info.all_heads, info.n_layers, info.n_heads)
-        optimisation = self._optimisation(self.scale_lr, self.scale_epochs, self.l1)
-        scale, losses = fit_vectors(
-            model, objective, heads, "scale", optimisation, seed=seed, description=f"{task.name}: step 1, scales"
-        )
+        if self.select_by == "scale":
+            optimisation = self._optimisation(self.scale_lr, self.scale_epochs, self.l1)
+        else:
+            optimisation = self._optimisation(self.offset_lr, self.offset_epochs, l1=0.0)
+        description = f"{task.name}: step 1, {self.select_by}s"
+        vectors, losses = fit_vectors(model, objective, heads, self.select_by, optimisation, seed=seed, description=description)
         made_by = {"method": "LoFiT step 1", "task": task.name, "seed": seed}
-        scores = scores_from_norms(
-            scale, heads, info.n_layers, info.n_heads, quantity="norm of the learned scaling", made_by=made_by
-        )
+        quantity = {"scale": "norm of the learned scaling", "offset": "norm of the learned offset"}[self.select_by]
+        scores = scores_from_norms(vectors, heads, info.n_layers, info.n_heads, quantity=quantity, made_by=made_by)
         return scores, losses
 
     def fit(self, model: LensModel, task: Task, *, seed: int = 0) -> Fit:
@@ -108,7 +112,7 @@ class LoFiT:
             heads = checked_heads(self.heads, info.n_layers, info.n_heads)
         objective = objective_of(model, task, dpo_beta=self.dpo_beta)
         if self.heads is None:
-            scores, losses["scale"] = self._select(model, task, objective, seed)
+            scores, losses["selection"] = self._select(model, task, objective, seed)
             heads = scores.top(self.k)
         optimisation = self._optimisation(self.offset_lr, self.offset_epochs, l1=0.0)
         offset, losses["offset"] = fit_vectors(

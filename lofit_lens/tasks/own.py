@@ -39,8 +39,8 @@ class Records(Task):
         chance: what guessing scores, in [0, 1].
 
     Raises:
-        ValueError: an unknown split, loss or metric at once; a missing field or an empty text, named by its record, when
-            the split is first asked for.
+        ValueError: an unknown split, loss or metric at once; a missing field, an empty text, or a choice given twice or as
+            right and wrong, named by its record, when the split is first asked for.
     """
 
     def __init__(
@@ -83,13 +83,12 @@ class Records(Task):
         return [self._example(record) for record in records]
 
     def _example(self, record: Record) -> Example:
-        return Example(
-            prompt=_one(self._prompt, record),
-            answer=_one(self._answer, record),
-            aliases=() if self._aliases is None else _several(self._aliases, record),
-            rejected=() if self._rejected is None else _several(self._rejected, record),
-            info={"source": record.place},
-        )
+        answer = _one(self._answer, record)
+        aliases = () if self._aliases is None else _several(self._aliases, record)
+        rejected = () if self._rejected is None else _several(self._rejected, record)
+        if both := {answer, *aliases} & {*rejected}:
+            raise record.error(f"got {min(both)!r} among the right and the wrong answers, wanted it in one of them")
+        return Example(_one(self._prompt, record), answer, aliases, rejected, info={"source": record.place})
 
 
 class Chat(Task):

@@ -8,6 +8,7 @@ import torch
 
 import lofit_lens as ll
 from lofit_lens import lens, models
+from lofit_lens.activations import last_token_z
 from lofit_lens.batches import collate, encode, encode_prompt
 from lofit_lens.examination import ModelInfo
 from lofit_lens.fitting import AnswerObjective, Optimisation, accumulate_gradient, weights_frozen
@@ -299,6 +300,22 @@ def test_generation_does_not_depend_on_the_batch(model, short_cuts, monkeypatch)
         # A prompt at a time comes in, and those whose answers have not ended go on together.
         assert ll.generate(model, prompts, max_new_tokens=12, token_budget=60) == alone
     assert max(rows) > min(rows)
+
+
+@pytest.mark.parametrize("short_cuts", SHORT_CUTS)
+def test_activations_equal_one_plain_pass_each(model, short_cuts, monkeypatch):
+    without(model, monkeypatch, short_cuts)
+    prompts = [*PROMPTS, *PROMPTS[::2]]
+    answers = [*ANSWERS, " there was", " wolves"]
+    together = last_token_z(model, prompts, answers)
+    sequences = encode(model, prompts, answers, eos=False)
+    for layer in range(model.cfg.n_layers):
+        for i, sequence in enumerate(sequences):
+            alone = []
+            look = (lens.z_hook(layer), lambda z, hook, alone=alone: alone.append(z[0, -1].clone()))
+            with torch.no_grad(), model.hooks(fwd_hooks=[look]):
+                model(torch.tensor([sequence.prompt + sequence.answer]))
+            assert torch.allclose(together[layer, i], alone[0], atol=1e-4)
 
 
 def test_lofit_learns_and_leaves_the_model_as_it_was(model, toy_task, tmp_path):

@@ -24,7 +24,7 @@ def run(monkeypatch, capsys):
     return call
 
 
-FIT = ("fit", "kinship", "--model", "tiny-llama", "--epochs", "1", "--n-train", "8")
+FIT = ("fit", "kinship", "--model", "tiny-llama", "--scale-epochs", "1", "--offset-epochs", "1", "--n-train", "8")
 
 
 def test_fit_then_eval_then_fit_on_the_same_heads(run, tmp_path):
@@ -47,6 +47,21 @@ def test_fit_then_eval_then_fit_on_the_same_heads(run, tmp_path):
     assert not (tmp_path / "borrowed" / "head_scores.json").exists()
 
 
+def test_a_method_and_its_settings_can_be_named(run, tmp_path):
+    options = ("--method", "iti", "--alpha", "2.5", "--direction", "probe", "--max-iter", "50")
+    code, _, err = run("fit", "kinship", "--model", "tiny-llama", "--n-train", "8", *options, "--out", str(tmp_path / "iti"))
+    assert code == 0, err
+    made_by = json.loads((tmp_path / "iti" / "lofit_config.json").read_text())["made_by"]
+    assert made_by["method"] == "ITI"
+    assert {name: made_by["settings"][name] for name in ("alpha", "direction", "k")} == {
+        "alpha": 2.5,
+        "direction": "probe",
+        "k": 0.1,
+    }
+    listed = CliRunner().invoke(cli.app, ["methods"]).output
+    assert all(said in listed for said in ("lofit", "iti", "alpha=15.0", "2306.03341"))
+
+
 def test_lists_name_every_model_and_task():
     runner = CliRunner()
     models = runner.invoke(cli.app, ["models"]).output
@@ -65,6 +80,9 @@ def test_lists_name_every_model_and_task():
         (("fit", "kinship", "--model", "tiny-llama", "--k", "13", "--out", "x"), "12"),
         (("fit", "kinship", "--model", "tiny-llama", "--k", "many", "--out", "x"), "--k 'many'"),
         (("fit", "kinship", "--model", "tiny-llama", "--n-train", "0", "--out", "x"), "n_train"),
+        (("fit", "kinship", "--model", "tiny-llama", "--method", "itti", "--out", "x"), "wanted one of lofit, iti"),
+        (("fit", "kinship", "--model", "tiny-llama", "--alhpa", "3", "--out", "x"), "--scale-lr VALUE"),
+        (("fit", "kinship", "--model", "tiny-llama", "--scale-lr", "-3", "--out", "x"), "scale_lr"),
         (("eval", "kinship", "--model", "tiny-llama", "--split", "dev"), "train, val or test"),
         (("eval", "kinship", "--model", "tiny-llama", "--adapter", "nowhere"), "lofit_config.json"),
         (("fit", "kinship", "--model", "gemma-3-270m", "--out", "x"), "--accept-license gemma"),

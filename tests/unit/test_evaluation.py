@@ -282,7 +282,6 @@ RIGHT = Example("Who?", " Bo", rejected=(" Al",), info={"source": "people.csv, r
     ("spoiled", "message"),
     [
         ({"rejected": ()}, r"example 1 \(people.csv, record 7\) of 'toy' has no wrong answers"),
-        ({"rejected": (" Al", " Bo")}, r"example 1 \(people.csv, record 7\) of 'toy' has ' Bo' among its right and its wrong"),
         ({"answer": ""}, r"example 1 \(people.csv, record 7\): the answer '' tokenises to nothing"),
         ({"answer": "o" * 300}, r"example 1 \(people.csv, record 7\) needs \d+ tokens, the model's context has 256"),
     ],

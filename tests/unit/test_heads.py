@@ -7,7 +7,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from lofit_lens.heads import Head, HeadScores, checked_heads, head_count, random_heads
+from lofit_lens.heads import Head, HeadScores, checked_heads, head_count, random_heads, random_heads_like
 
 
 def test_shapes_are_checked_at_run_time_in_these_tests():
@@ -140,3 +140,28 @@ def test_more_random_heads_than_there_are_is_refused():
 
 def test_random_heads_draws_no_head_twice_from_a_pool_that_holds_it_twice():
     assert len(set(random_heads(2, [(0, 0), (0, 0), (0, 1)], seed=0))) == 2
+
+
+POOL = [Head(layer, index) for layer in range(5) for index in range(4)]
+
+
+def test_random_heads_equal_per_layer():
+    for k, per_layer in [(10, {2}), (12, {2, 3}), (3, {0, 1}), (20, {4})]:
+        drawn = random_heads(k, POOL, seed=1, equal_per_layer=True)
+        assert len(set(drawn)) == k
+        assert {sum(head.layer == layer for head in drawn) for layer in range(5)} == per_layer
+    assert random_heads(10, POOL, 1, equal_per_layer=True) != random_heads(10, POOL, 2, equal_per_layer=True)
+    with pytest.raises(ValueError, match="5 heads cannot be shared equally"):
+        random_heads(5, [*POOL[:4], Head(7, 0)], seed=0, equal_per_layer=True)
+
+
+def test_random_heads_like_others_are_in_the_same_layers():
+    wanted = [(0, 1), (3, 0), (3, 1), (4, 2)]
+    draws = {random_heads_like(wanted, POOL, seed) for seed in range(20)}
+    assert len(draws) > 10
+    for drawn in draws:
+        assert len(set(drawn)) == 4
+        assert sorted(head.layer for head in drawn) == [0, 3, 3, 4]
+    assert random_heads_like(wanted, POOL, 0) == random_heads_like(wanted[::-1], POOL, 0)
+    with pytest.raises(ValueError, match="layer 9 has 0 heads to draw from, 1 are wanted"):
+        random_heads_like([(9, 0)], POOL, seed=0)

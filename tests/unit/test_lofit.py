@@ -90,7 +90,7 @@ def test_a_fit_has_offsets_at_the_best_heads_and_says_how_it_was_made(model, toy
     assert fit.intervention.head_scores == tuple(fit.scores[head] for head in fit.intervention.heads)
     assert fit.intervention.scale is None
     assert fit.intervention.made_by == {"method": "LoFiT", "task": "toy", "seed": 7, "settings": SHORT.settings()}
-    assert {stage: len(losses) for stage, losses in fit.losses.items()} == {"scale": 2, "offset": 4}
+    assert {stage: len(losses) for stage, losses in fit.losses.items()} == {"selection": 2, "offset": 4}
 
 
 def test_step_two_starts_from_the_base_model(llama, toy_task):
@@ -280,3 +280,17 @@ def test_the_papers_settings_of_tasks_with_three_epochs(model, task, l1, scale_l
 def test_settings_that_the_paper_does_not_have_are_refused(as_users_run_it, model, task, share):
     with pytest.raises(ValueError, match=f"no settings for {model}/{task} at {share} of heads; it has: gemma-7b/truthfulqa,"):
         LoFiT.from_paper(model, task, share=share)
+
+
+def test_bias_based_selection_goes_by_the_offsets_norms(speaker, toy_task):
+    """The paper's ablation: step 1 learns offsets at all heads, as step 2 would, and keeps those that moved most."""
+    teacher = HeadIntervention((Head(1, 3),), offset=torch.ones(1, 16))
+    task = toy_task({"train": taught_by(speaker, teacher, 16, longest=7)})
+    lofit = LoFiT(k=2, select_by="offset", offset_epochs=2, scale_epochs=7, scale_lr=0.5)
+    fit = lofit.fit(speaker, task, seed=1)
+    everywhere = dataclasses.replace(lofit, heads=tuple(ALL_HEADS)).fit(speaker, task, seed=1)
+    for head, offset in zip(ALL_HEADS, everywhere.intervention.offset, strict=True):
+        assert fit.scores[head] == pytest.approx(offset.norm().item(), rel=1e-5)
+    assert fit.intervention.heads == fit.scores.top(2)
+    assert fit.scores.quantity == "norm of the learned offset"
+    assert set(fit.losses) == {"offset", "selection"}

@@ -19,9 +19,9 @@ LEVELS = (
     {"models", "tasks.clutrr", "tasks.counterfactual", "tasks.ioi", "tasks.kinship", "tasks.mquake", "tasks.own"}
     | {"tasks.open_domain", "tasks.reasoning", "tasks.text", "tasks.truth", "tasks.truthfulqa"},
     {"frozen", "interventions", "prefixes", "tasks"},
-    {"methods.base", "scoring"},
+    {"activations", "methods.base", "probes", "scoring"},
     {"fitting", "generation"},
-    {"evaluation", "harness", "methods.lofit", "side_effects"},
+    {"evaluation", "harness", "methods.iti", "methods.lofit", "selection", "side_effects"},
     {"analysis.transfer", "judging", "methods", "store"},
     {"analysis", "plots.heads", "plots.transfer"},
     {"plots"},

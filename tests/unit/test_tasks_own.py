@@ -90,3 +90,13 @@ def test_a_chat_wraps_training_and_test_alike(llama) -> None:
         assert ids.count(llama.tokenizer.bos_token_id) == 1
     finally:
         llama.tokenizer.chat_template = None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [(["Al", "Al"], "got the same text twice"), (["Al", "Bo"], "got ' Bo' among the right and the wrong")]
+)
+def test_a_choice_given_twice_is_named_with_its_record(wrong, said):
+    records = [{"q": "Who?", "right": "Cy", "wrong": ["Al"]}, {"q": "Who?", "right": "Bo", "wrong": wrong}]
+    task = Records({"test": records}, prompt="{q}", answer=" {right}", rejected=" {wrong}")
+    with pytest.raises(ValueError, match=rf"record 2\): {said}"):
+        _ = task.test

@@ -1,0 +1,125 @@
+"""What heads put out at the end of a text, collected once and used by every probe and direction.
+
+ITI (Li et al. 2023, section 3.1) reads `z` at the last token of `prompt + answer`. Texts are packed, so that a question is run
+once under all its answers (see `packing`); nothing is unembedded, and the last block's MLP does not run. With a folder the
+result stays on disk: the same texts and model are read back from there, and memory holds what is looked at.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lofit_lens import lens
+from lofit_lens.batches import TOKEN_BUDGET, by_length, encode, padded
+from lofit_lens.files import new_file
+from lofit_lens.lens import LensModel
+from lofit_lens.models import check_model, fingerprint
+from lofit_lens.packing import packs
+from lofit_lens.prefixes import can_pack, read_pack, shared_root
+from lofit_lens.progress import progress
+
+
+@torch.no_grad()
+def last_token_z(
+    model: LensModel,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    *,
+    folder: str | Path | None = None,
+    token_budget: int = TOKEN_BUDGET,
+) -> Float[Tensor, "layer text head d_head"]:
+    """`hook_z` of every head at the last token of each `prompt + answer`, of the model as it is, in float32 on the CPU.
+
+    Args:
+        model: a TransformerBridge or HookedTransformer with raw weights.
+        prompts: as many as answers.
+        answers: joined to their prompts as they stand.
+        folder: keep the result there, and take it from there if it is; the tensor is then mapped into memory, not read.
+        token_budget: padded tokens that go through the model at once.
+
+    Returns:
+        Layers without attention are NaN.
+
+    Raises:
+        ValueError: the model or a pair cannot be used; before anything is run.
+    """
+    info = check_model(model)
+    texts = [sequence.prompt + sequence.answer for sequence in encode(model, prompts, answers, eos=False)]
+    shape = (info.n_layers, len(texts), info.n_heads, info.d_head)
+
+    def fill(z: Float[Tensor, "layer text head d_head"]) -> None:
+        hooks = [lens.z_hook(layer) for layer in info.attention_layers]
+        for indices, layer_values in _at_last_tokens(model, texts, hooks, token_budget):
+            for layer, values in zip(info.attention_layers, layer_values, strict=True):
+                z[layer, indices] = values.float().cpu()
+
+    if folder is None:
+        z = torch.full(shape, torch.nan)
+        fill(z)
+        return z
+    path = Path(folder) / f"z-{_key(model, texts)}.float32"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(path) as scratch:
+            fill(_mapped(scratch, shape, shared=True).fill_(torch.nan))
+    return _mapped(path, shape, shared=False)
+
+
+def _mapped(path: Path, shape: tuple[int, ...], *, shared: bool) -> Tensor:
+    size = torch.Size(shape).numel()
+    return torch.from_file(str(path), shared=shared, size=size, dtype=torch.float32).reshape(shape)
+
+
+def _key(model: LensModel, texts: list[tuple[int, ...]]) -> str:
+    return hashlib.sha256(json.dumps([fingerprint(model), texts]).encode()).hexdigest()[:16]
+
+
+def _at_last_tokens(
+    model: LensModel, texts: Sequence[tuple[int, ...]], hooks: Sequence[str], token_budget: int
+) -> Iterator[tuple[list[int], list[Tensor]]]:
+    """Indices of texts that went through the model together, and for each hook point its values at their last tokens."""
+    root = shared_root(model, texts)
+    rest = [text[root.n_read :] for text in texts]
+    with progress(None, "activations", total=len(texts)) as bar:
+        if can_pack(model, root, rest):
+            for pack in packs(model, rest, token_budget=token_budget, n_before=root.n_read):
+                rows, columns = list(pack.rows), [path[-1] for path in pack.paths]
+                found = _read(model, hooks, rows, columns, lambda pack=pack: read_pack(model, root, pack))
+                yield list(pack.indices), found
+                bar.update(len(pack.indices))
+            return
+        for group in by_length(map(len, texts), token_budget):
+            tokens, mask = padded(model, [texts[i] for i in group], side="right")
+            columns = [len(texts[i]) - 1 for i in group]
+            found = _read(
+                model,
+                hooks,
+                list(range(len(group))),
+                columns,
+                lambda tokens=tokens, mask=mask: lens.plain_forward(model, tokens, mask),
+            )
+            yield group, found
+            bar.update(len(group))
+
+
+def _read(model: LensModel, hooks: Sequence[str], rows: list[int], columns: list[int], run: Callable[[], Any]) -> list[Tensor]:
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook_function(value: Tensor, hook: Any) -> None:
+            found[name] = value[rows, columns]
+
+        return hook_function
+
+    # Nobody reads what comes behind the last heads: it runs at one position, which is the fewest that every family takes.
+    first = torch.zeros(1, dtype=torch.long)
+    skip_the_rest = lens.answer_only_hooks(model, first, first, trim_last_mlp=check_model(model).can_trim_last_mlp)
+    with model.hooks(fwd_hooks=[(name, keep(name)) for name in hooks]), model.hooks(fwd_hooks=skip_the_rest):
+        run()
+    return [found[name] for name in hooks]
