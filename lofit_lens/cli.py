@@ -68,7 +68,7 @@ def fit(
     task: TaskArgument,
     out: Annotated[Path, typer.Option(help="Folder for the adapter; must not exist yet.")],
     model: ModelOption = "smollm2-135m-instruct",
-    k: Annotated[str, typer.Option(help="Heads to keep: a count (27) or a fraction (0.1).")] = "0.1",
+    k: Annotated[str | None, typer.Option(help="Heads to keep: a count (27) or a fraction (0.1).")] = None,
     seed: int = 0,
     n_train: Annotated[int | None, typer.Option(help="Training examples (default: the task's).")] = None,
     method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "lofit",
@@ -84,7 +84,12 @@ def fit(
     heads = None if heads_of is None else ll.HeadIntervention.load(heads_of).heads
     if method not in METHODS:
         raise ValueError(f"--method {method!r}; wanted one of {', '.join(METHODS)}")
-    chosen_method = METHODS[method](k=_k(k), heads=heads, **_settings(context.args, METHODS[method]))
+    family: Any = METHODS[method]
+    which_heads = {"k": None if k is None else _k(k), "heads": heads}
+    which_heads = {name: value for name, value in which_heads.items() if value is not None}
+    if which_heads and "heads" not in family.__dataclass_fields__:
+        raise ValueError(f"{method} edits every head: it takes neither --k nor --heads-of")
+    chosen_method = family(**which_heads, **_settings(context.args, family))
     lens_model = ll.load_model(model, accept_license=accept_license or ())
     ll.check_task(lens_model, chosen_task)  # a bad record anywhere is found before training
     result = chosen_method.fit(lens_model, chosen_task, seed=seed)

@@ -1,16 +1,16 @@
 """The training loop. There is one.
 
-It learns one kind of vector (scale or offset) at some heads of a frozen model. Per step: the mean loss over a batch of
-examples, plus `l1 * sum|vectors|`; gradient norm clipped; AdamW; learning rate falling linearly to zero without warm-up.
-These are the published code's settings (Hugging Face Trainer defaults). The paper's text says weight decay 0.01 where its
-code has 0; both can be asked for.
+It learns the tensors that an edit of a frozen model is made of: for LoFiT, a scale or an offset at some heads. Per step: the
+mean loss over a batch of examples, plus a penalty such as `l1 * sum|vectors|`; gradient norm clipped; AdamW; learning rate
+falling linearly to zero without warm-up. These are the published code's settings (Hugging Face Trainer defaults). The paper's
+text says weight decay 0.01 where its code has 0; both can be asked for.
 
 What makes it fast changes no number: weights get no gradient, the unembedding sees answer positions only, layers below the
 lowest offset run once (`frozen`), and a batch too large for the token budget is cut into pieces whose gradients add up.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -23,7 +23,7 @@ from lofit_lens import lens
 from lofit_lens.batches import TOKEN_BUDGET, Batch, TokenSequence, by_length, collate, encode
 from lofit_lens.frozen import ResidualStore
 from lofit_lens.heads import Head
-from lofit_lens.interventions import HeadIntervention, attached
+from lofit_lens.interventions import HeadIntervention, Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.losses import dpo_loss, l1_penalty, mean_answer_loss
 from lofit_lens.models import check_model
@@ -170,13 +170,55 @@ def fit_vectors(
     start = torch.randn(len(heads), check_model(model).d_head, generator=generator) * optimisation.init_std
     vectors = start.to(lens.model_device(model)).requires_grad_()
     intervention = HeadIntervention(heads, scale=vectors) if kind == "scale" else HeadIntervention(heads, offset=vectors)
-    intervention.fwd_hooks(model)  # refuses heads that do not fit, before anything is run
+    losses = train(
+        model,
+        objective,
+        intervention,
+        [vectors],
+        optimisation,
+        generator=generator,
+        # A scale multiplies what the same layer computed, an offset adds to it: both leave the layers below untouched.
+        lowest_layer=min((head.layer for head in heads), default=0),
+        penalty=(lambda: optimisation.l1 * l1_penalty(vectors)) if optimisation.l1 else None,
+        description=description,
+    )
+    return vectors.detach(), losses
 
-    optimiser = torch.optim.AdamW([vectors], lr=optimisation.learning_rate, weight_decay=optimisation.weight_decay)
+
+def train(
+    model: LensModel,
+    objective: Objective,
+    intervention: Intervention,
+    parameters: Sequence[Tensor],
+    optimisation: Optimisation,
+    *,
+    generator: torch.Generator,
+    lowest_layer: int,
+    penalty: Callable[[], Float[Tensor, ""]] | None = None,
+    description: str,
+) -> tuple[float, ...]:
+    """Learn the tensors that an edit is made of, in place; returns the loss of each step, without penalty.
+
+    Args:
+        model: whose weights stay as they are.
+        objective: what is minimised.
+        intervention: the edit, made of `parameters`.
+        parameters: leaves that require grad.
+        optimisation: how.
+        generator: decides the order of the examples.
+        lowest_layer: the residual stream that enters this block is the base model's.
+        penalty: added to the loss of every step.
+        description: what a progress bar and an error call it.
+
+    Raises:
+        ValueError: an edit that does not fit the model.
+        NonFiniteLossError: names the step, the examples and the learning rate.
+    """
+    intervention.fwd_hooks(model)  # refuses what does not fit, before anything is run
+    optimiser = torch.optim.AdamW(parameters, lr=optimisation.learning_rate, weight_decay=optimisation.weight_decay)
     batches = list(_batches(len(objective.sequences) // objective.sequences_per_example, optimisation, generator))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / len(batches))
-    # A scale multiplies what the same layer computed, an offset adds to it: both leave the layers below untouched.
-    store = ResidualStore(model, min(head.layer for head in heads))
+    store = ResidualStore(model, lowest_layer)
     losses: list[float] = []
     bar = progress(batches, description)
     try:
@@ -184,11 +226,11 @@ def fit_vectors(
             for examples in bar:
                 optimiser.zero_grad()
                 loss = accumulate_gradient(model, objective, intervention, examples, optimisation, store)
-                if optimisation.l1:
-                    (optimisation.l1 * l1_penalty(vectors)).backward()
+                if penalty is not None:
+                    penalty().backward()
                 where = f"step {len(losses) + 1} of {len(batches)} ({description}), examples {examples}"
-                _refuse_non_finite(loss, vectors, where, float(schedule.get_last_lr()[0]))
-                torch.nn.utils.clip_grad_norm_([vectors], optimisation.clip_norm)
+                _refuse_non_finite(loss, parameters, where, float(schedule.get_last_lr()[0]))
+                torch.nn.utils.clip_grad_norm_(parameters, optimisation.clip_norm)
                 optimiser.step()
                 schedule.step()
                 losses.append(loss)
@@ -196,11 +238,12 @@ def fit_vectors(
     finally:
         bar.close()
         store.close()
-    return vectors.detach(), tuple(losses)
+    return tuple(losses)
 
 
-def _refuse_non_finite(loss: float, vectors: Tensor, where: str, learning_rate: float) -> None:
-    if math.isfinite(loss) and vectors.grad is not None and bool(vectors.grad.isfinite().all()):
+def _refuse_non_finite(loss: float, parameters: Sequence[Tensor], where: str, learning_rate: float) -> None:
+    gradients = [parameter.grad for parameter in parameters]
+    if math.isfinite(loss) and all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients):
         return
     raise NonFiniteLossError(
         f"the loss is {loss} or its gradient is not finite at {where}, learning rate {learning_rate:.2e}; "
@@ -218,7 +261,7 @@ def _batches(n_examples: int, optimisation: Optimisation, generator: torch.Gener
 def accumulate_gradient(
     model: LensModel,
     objective: Objective,
-    intervention: HeadIntervention,
+    intervention: Intervention,
     examples: list[int],
     optimisation: Optimisation,
     store: ResidualStore,

@@ -96,6 +96,11 @@ class HeadIntervention:
         assert vectors is not None
         return vectors.shape[1]
 
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the edit is made of (the paper's Table 3)."""
+        return sum(vectors.numel() for vectors in (self.scale, self.offset) if vectors is not None)
+
     def fwd_hooks(self, model: LensModel) -> list[FwdHook]:
         """One hook for every layer that has an edited head.
 

@@ -3,7 +3,8 @@
 from lofit_lens.methods.base import Fit, Method
 from lofit_lens.methods.iti import ITI
 from lofit_lens.methods.lofit import LoFiT
+from lofit_lens.methods.red import RED
 
-METHODS: dict[str, type[LoFiT] | type[ITI]] = {"lofit": LoFiT, "iti": ITI}
+METHODS: dict[str, type[LoFiT] | type[ITI] | type[RED]] = {"lofit": LoFiT, "iti": ITI, "red": RED}
 
-__all__ = ["ITI", "METHODS", "Fit", "LoFiT", "Method"]
+__all__ = ["ITI", "METHODS", "RED", "Fit", "LoFiT", "Method"]

@@ -22,23 +22,18 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated
 
-from lofit_lens.batches import TOKEN_BUDGET
-from lofit_lens.fitting import Objective, Optimisation, VectorKind, fit_vectors, objective_of
+from lofit_lens.fitting import Objective, VectorKind, fit_vectors, objective_of
 from lofit_lens.heads import HeadScores, checked_heads, head_count
 from lofit_lens.interventions import HeadIntervention, scores_from_norms
 from lofit_lens.lens import LensModel
-from lofit_lens.methods.base import Fit
+from lofit_lens.methods.base import Count, Fit, NotNegative, Positive, Trained
 from lofit_lens.models import base_of, check_model
 from lofit_lens.tasks.base import Task
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-
 
 @validated(frozen=True, config=ConfigDict(extra="forbid"))
-class LoFiT:
-    """Both steps of LoFiT, or step 2 alone on heads that are given.
+class LoFiT(Trained):
+    """Both steps of LoFiT, or step 2 alone on heads that are given; what `Trained` has besides holds for both.
 
     Args:
         k: heads to keep: a count, or a fraction of all heads.
@@ -50,12 +45,6 @@ class LoFiT:
         l1: weight of the penalty in step 1.
         scale_epochs: passes over the training data in step 1.
         offset_epochs: passes in step 2.
-        batch_size: examples a step.
-        weight_decay: of AdamW, both steps.
-        clip_norm: largest norm of the gradient, both steps.
-        init_std: of the vectors' start, both steps.
-        dpo_beta: of DPO, for preference tasks.
-        token_budget: padded tokens that go through the model at once; changes memory and speed, not results.
     """
 
     k: Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, le=1, strict=True)] = 0.1
@@ -66,12 +55,6 @@ class LoFiT:
     l1: NotNegative = 1e-3
     scale_epochs: Count = 5
     offset_epochs: Count = 5
-    batch_size: Count = 8
-    weight_decay: NotNegative = 0.0
-    clip_norm: Positive = 1.0
-    init_std: NotNegative = 1e-3
-    dpo_beta: Positive = 0.5
-    token_budget: Count = TOKEN_BUDGET
 
     def select(self, model: LensModel, task: Task, *, seed: int = 0) -> tuple[HeadScores, tuple[float, ...]]:
         """Step 1: the norm of every head's learned scaling (or offset), and the loss of each step.
@@ -88,7 +71,7 @@ class LoFiT:
         if self.select_by == "scale":
             optimisation = self._optimisation(self.scale_lr, self.scale_epochs, self.l1)
         else:
-            optimisation = self._optimisation(self.offset_lr, self.offset_epochs, l1=0.0)
+            optimisation = self._optimisation(self.offset_lr, self.offset_epochs)
         description = f"{task.name}: step 1, {self.select_by}s"
         vectors, losses = fit_vectors(model, objective, heads, self.select_by, optimisation, seed=seed, description=description)
         made_by = {"method": "LoFiT step 1", "task": task.name, "seed": seed}
@@ -114,7 +97,7 @@ class LoFiT:
         if self.heads is None:
             scores, losses["selection"] = self._select(model, task, objective, seed)
             heads = scores.top(self.k)
-        optimisation = self._optimisation(self.offset_lr, self.offset_epochs, l1=0.0)
+        optimisation = self._optimisation(self.offset_lr, self.offset_epochs)
         offset, losses["offset"] = fit_vectors(
             model, objective, heads, "offset", optimisation, seed=seed, description=f"{task.name}: step 2, offsets"
         )
@@ -129,20 +112,7 @@ class LoFiT:
 
     def settings(self) -> dict[str, Any]:
         """The hyperparameters as plain JSON values."""
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**plain, "heads": None if self.heads is None else [list(head) for head in self.heads]}
-
-    def _optimisation(self, learning_rate: float, epochs: int, l1: float) -> Optimisation:
-        return Optimisation(
-            learning_rate=learning_rate,
-            epochs=epochs,
-            batch_size=self.batch_size,
-            l1=l1,
-            weight_decay=self.weight_decay,
-            clip_norm=self.clip_norm,
-            init_std=self.init_std,
-            token_budget=self.token_budget,
-        )
+        return {**super().settings(), "heads": None if self.heads is None else [list(head) for head in self.heads]}
 
     @classmethod
     def from_paper(cls, model: str, task: str, *, share: Literal["3%", "10%"] = "10%") -> "LoFiT":

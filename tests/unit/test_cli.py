@@ -48,7 +48,7 @@ def test_fit_then_eval_then_fit_on_the_same_heads(run, tmp_path):
 
 
 def test_a_method_and_its_settings_can_be_named(run, tmp_path):
-    options = ("--method", "iti", "--alpha", "2.5", "--direction", "probe", "--max-iter", "50")
+    options = ("--method", "iti", "--k", "0.1", "--alpha", "2.5", "--direction", "probe", "--max-iter", "50")
     code, _, err = run("fit", "kinship", "--model", "tiny-llama", "--n-train", "8", *options, "--out", str(tmp_path / "iti"))
     assert code == 0, err
     made_by = json.loads((tmp_path / "iti" / "lofit_config.json").read_text())["made_by"]
@@ -59,7 +59,7 @@ def test_a_method_and_its_settings_can_be_named(run, tmp_path):
         "k": 0.1,
     }
     listed = CliRunner().invoke(cli.app, ["methods"]).output
-    assert all(said in listed for said in ("lofit", "iti", "alpha=15.0", "2306.03341"))
+    assert all(said in listed for said in ("lofit", "iti", "red", "alpha=15.0", "2306.03341"))
 
 
 def test_lists_name_every_model_and_task():
@@ -80,7 +80,8 @@ def test_lists_name_every_model_and_task():
         (("fit", "kinship", "--model", "tiny-llama", "--k", "13", "--out", "x"), "12"),
         (("fit", "kinship", "--model", "tiny-llama", "--k", "many", "--out", "x"), "--k 'many'"),
         (("fit", "kinship", "--model", "tiny-llama", "--n-train", "0", "--out", "x"), "n_train"),
-        (("fit", "kinship", "--model", "tiny-llama", "--method", "itti", "--out", "x"), "wanted one of lofit, iti"),
+        (("fit", "kinship", "--model", "tiny-llama", "--method", "itti", "--out", "x"), "wanted one of lofit, iti, red"),
+        (("fit", "kinship", "--model", "tiny-llama", "--method", "red", "--k", "3", "--out", "x"), "neither --k nor"),
         (("fit", "kinship", "--model", "tiny-llama", "--alhpa", "3", "--out", "x"), "--scale-lr VALUE"),
         (("fit", "kinship", "--model", "tiny-llama", "--scale-lr", "-3", "--out", "x"), "scale_lr"),
         (("eval", "kinship", "--model", "tiny-llama", "--split", "dev"), "train, val or test"),

@@ -19,9 +19,10 @@ LEVELS = (
     {"models", "tasks.clutrr", "tasks.counterfactual", "tasks.ioi", "tasks.kinship", "tasks.mquake", "tasks.own"}
     | {"tasks.open_domain", "tasks.reasoning", "tasks.text", "tasks.truth", "tasks.truthfulqa"},
     {"frozen", "interventions", "prefixes", "tasks"},
-    {"activations", "methods.base", "probes", "scoring"},
+    {"activations", "probes", "scoring"},
     {"fitting", "generation"},
-    {"evaluation", "harness", "methods.iti", "methods.lofit", "selection", "side_effects"},
+    {"evaluation", "harness", "methods.base", "selection", "side_effects"},
+    {"methods.iti", "methods.lofit", "methods.red"},
     {"analysis.transfer", "judging", "methods", "store"},
     {"analysis", "plots.heads", "plots.transfer"},
     {"plots"},
