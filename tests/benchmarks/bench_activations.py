@@ -13,7 +13,7 @@ from lofit_lens.activations import last_token_z
 from lofit_lens.batches import encode
 from lofit_lens.probes import labelled_answers
 
-ANSWERS = 2400
+ANSWERS = 300
 
 
 @torch.no_grad()
