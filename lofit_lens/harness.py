@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lofit_lens import lens
+from lofit_lens.batches import refuse_one_string
 from lofit_lens.interventions import Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
@@ -45,6 +46,7 @@ def evaluate_with_harness(
         ValueError: the model is not a Bridge, or the harness does not know a task.
     """
     check_model(model)
+    refuse_one_string(tasks=tasks)  # pyright: ignore[reportArgumentType]
     if not lens.is_bridge(model):
         raise ValueError("the harness runs the Hugging Face model inside a TransformerBridge; this is a HookedTransformer")
     try:

@@ -30,7 +30,10 @@ FwdHook = tuple[str, Callable[..., Tensor]]
 
 @runtime_checkable
 class Intervention(Protocol):
-    """Anything that edits a running model by forward hooks."""
+    """Anything that edits a running model by forward hooks.
+
+    It must treat all positions alike: what prompts share may be read ahead of the rest, and several sequences may share a row.
+    """
 
     def fwd_hooks(self, model: LensModel) -> list[FwdHook]:
         """The hooks to attach, as TransformerLens takes them: (hook point name, function of the activation)."""

@@ -224,6 +224,25 @@ def join_caches(first: Any, second: Any) -> Any:
     return joined
 
 
+def cache_from(cache: Any, start: int) -> Any:
+    """A new KV cache without the first `start` places of every row. The other is left as it was."""
+    chosen = copy.copy(cache)
+    if hasattr(cache, "layers"):
+        chosen.layers = [copy.copy(layer) for layer in cache.layers]
+        for layer in chosen.layers:
+            # A sliding layer has dropped some places itself.
+            still_there = max(start - (layer.get_seq_length() - layer.keys.shape[-2]), 0)
+            layer.keys, layer.values = layer.keys[..., still_there:, :], layer.values[..., still_there:, :]
+            if hasattr(layer, "cumulative_length"):
+                layer.cumulative_length -= start
+        return chosen
+    chosen.entries = [copy.copy(entry) for entry in cache.entries]
+    for entry in chosen.entries:
+        entry.past_keys, entry.past_values = entry.past_keys[:, start:], entry.past_values[:, start:]
+    chosen.previous_attention_mask = cache.previous_attention_mask[:, start:]
+    return chosen
+
+
 def _rows_of_both(first: Tensor, second: Tensor, dim: int) -> Tensor:
     width = max(first.shape[dim], second.shape[dim])
     shape = [list(part.shape) for part in (first, second)]

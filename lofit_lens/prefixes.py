@@ -60,7 +60,13 @@ class Prefix:
         """The prompts of both, padded on the left to one length."""
         width = max(self.n_read, other.n_read)
         masks = [torch.nn.functional.pad(part.mask, (width - part.n_read, 0)) for part in (self, other)]
-        return Prefix(self.unread + other.unread, torch.cat(masks), lens.join_caches(self.cache, other.cache))
+        joined = Prefix(self.unread + other.unread, torch.cat(masks), lens.join_caches(self.cache, other.cache))
+        return joined._without_shared_padding()
+
+    def _without_shared_padding(self) -> "Prefix":
+        """The same, less the places on the left that are padding in every row: prompts that come and go would pile them up."""
+        start = int(self.mask.any(0).int().argmax())
+        return Prefix(self.unread, self.mask[:, start:], lens.cache_from(self.cache, start)) if start else self
 
     @torch.no_grad()
     def read_on(self, model: LensModel) -> "Prefix":

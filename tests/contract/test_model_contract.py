@@ -318,6 +318,26 @@ def test_activations_equal_one_plain_pass_each(model, short_cuts, monkeypatch):
             assert torch.allclose(together[layer, i], alone[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("short_cuts", SHORT_CUTS)
+def test_prompts_that_come_and_go_leave_no_padding_behind(model, short_cuts, monkeypatch):
+    """Long answers beside short ones, so that the pool never empties: its rows must not grow by what others have left."""
+    without(model, monkeypatch, short_cuts)
+    prompts = [PROMPTS[0][: 3 + 5 * i % 17] + chr(97 + i) for i in range(24)]
+    alone = [ll.generate(model, [prompt], max_new_tokens=10)[0] for prompt in prompts]
+    widths = []
+    forward = lens.forward_with_cache
+
+    def watched(model, tokens, mask, *rest):
+        if mask.ndim == 2:
+            widths.append(mask.shape[1])
+        return forward(model, tokens, mask, *rest)
+
+    monkeypatch.setattr(lens, "forward_with_cache", watched)
+    assert ll.generate(model, prompts, max_new_tokens=10, token_budget=100) == alone
+    # A row's own tokens, beside what the longest prompt in the pool with it has and the pool has gained since it came.
+    assert max(widths) <= max(len(encode_prompt(model, prompt)) for prompt in prompts) + 2 * 10
+
+
 def test_lofit_learns_and_leaves_the_model_as_it_was(model, toy_task, tmp_path):
     before = logits_of(model)
     wanted_gradient = [weight.requires_grad for weight in lens.weights(model)]
