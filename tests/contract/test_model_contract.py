@@ -13,6 +13,7 @@ from lofit_lens.batches import collate, encode, encode_prompt
 from lofit_lens.examination import ModelInfo
 from lofit_lens.fitting import AnswerObjective, Optimisation, accumulate_gradient, weights_frozen
 from lofit_lens.frozen import ResidualStore
+from lofit_lens.prefixes import unread_prefix
 from lofit_lens.scoring import answer_logits
 from lofit_lens.tasks import Example
 
@@ -318,24 +319,18 @@ def test_activations_equal_one_plain_pass_each(model, short_cuts, monkeypatch):
             assert torch.allclose(together[layer, i], alone[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("short_cuts", SHORT_CUTS)
-def test_prompts_that_come_and_go_leave_no_padding_behind(model, short_cuts, monkeypatch):
-    """Long answers beside short ones, so that the pool never empties: its rows must not grow by what others have left."""
-    without(model, monkeypatch, short_cuts)
-    prompts = [PROMPTS[0][: 3 + 5 * i % 17] + chr(97 + i) for i in range(24)]
-    alone = [ll.generate(model, [prompt], max_new_tokens=10)[0] for prompt in prompts]
-    widths = []
-    forward = lens.forward_with_cache
-
-    def watched(model, tokens, mask, *rest):
-        if mask.ndim == 2:
-            widths.append(mask.shape[1])
-        return forward(model, tokens, mask, *rest)
-
-    monkeypatch.setattr(lens, "forward_with_cache", watched)
-    assert ll.generate(model, prompts, max_new_tokens=10, token_budget=100) == alone
-    # A row's own tokens, beside what the longest prompt in the pool with it has and the pool has gained since it came.
-    assert max(widths) <= max(len(encode_prompt(model, prompt)) for prompt in prompts) + 2 * 10
+@torch.no_grad()
+def test_rows_that_meet_shed_the_padding_that_others_have_left(model):
+    long, short, other = (encode_prompt(model, prompt) for prompt in (PROMPTS[0], "Once upon", "A tale of"))
+    left_alone = unread_prefix(model, [long, short]).read_on(model).select([1])
+    assert left_alone.n_read == len(long) - 1
+    joined = left_alone.joined(unread_prefix(model, [other]).read_on(model))
+    assert joined.n_read == max(len(short), len(other)) - 1
+    tokens = torch.tensor(joined.unread)
+    mask = torch.cat([joined.mask, torch.ones_like(tokens)], dim=-1)
+    logits, _ = lens.forward_with_cache(model, tokens, mask, joined.cache)
+    for row, prompt in enumerate((short, other)):
+        assert torch.allclose(logits[row, -1], model(torch.tensor([prompt]))[0, -1], atol=1e-4)
 
 
 def test_lofit_learns_and_leaves_the_model_as_it_was(model, toy_task, tmp_path):
