@@ -67,7 +67,15 @@ def widest_row(sequences: Sequence[tuple[int, ...]]) -> int:
     return max(ROW, *map(len, sequences)) if sequences else ROW
 
 
-def packs(model: LensModel, sequences: Sequence[tuple[int, ...]], *, token_budget: int, n_before: int = 0) -> Iterator[Pack]:
+def packs(
+    model: LensModel,
+    sequences: Sequence[tuple[int, ...]],
+    *,
+    token_budget: int,
+    n_before: int = 0,
+    answer_lengths: Sequence[int] = (),
+    answer_budget: int = 0,
+) -> Iterator[Pack]:
     """Pack sequences, those that begin alike next to each other.
 
     Args:
@@ -75,10 +83,17 @@ def packs(model: LensModel, sequences: Sequence[tuple[int, ...]], *, token_budge
         sequences: token ids, at least one each.
         token_budget: tokens that go through the model at once; one sequence at least.
         n_before: tokens that come before all sequences and are not in them.
+        answer_lengths: tokens of each sequence that are unembedded; without it, any number may be.
+        answer_budget: tokens that are unembedded at once, where their lengths are given; one row's at least.
     """
+
+    def is_too_much(rows: list[_Row]) -> bool:
+        n_answers = sum(answer_lengths[i] for row in rows for i in row.indices) if answer_lengths else 0
+        return len(rows) * max(len(row.tokens) for row in rows) > token_budget or n_answers > answer_budget
+
     rows: list[_Row] = []
     for row in _rows(sequences, min(widest_row(sequences), token_budget)):
-        if rows and (len(rows) + 1) * max(len(other.tokens) for other in [*rows, row]) > token_budget:
+        if rows and is_too_much([*rows, row]):
             yield _pack(model, rows, n_before)
             rows = []
         rows.append(row)

@@ -23,7 +23,7 @@ from lofit_lens.packing import Pack, packed_answers, packs
 from lofit_lens.prefixes import Prefix, begun, can_pack, read_pack, room_taken, shared_root
 from lofit_lens.progress import progress
 
-#: Logits that a pass over packed answers may hold, 48 MB in float32 (but see the next one).
+#: Logits that a pass over packed answers may hold, 48 MB in float32 (but see the next one; and a row's, of 256 tokens).
 LOGITS_AT_ONCE = 12_000_000
 #: Rows of logits that are worth a pass, and that are exponentiated at once.
 ROWS_OF_LOGITS = 64
@@ -69,7 +69,9 @@ def packed_answer_logits(
         token_budget: tokens that go through the model at once.
     """
     rest = [sequence.read[root.n_read :] for sequence in sequences]
-    for pack in packs(model, rest, token_budget=token_budget, n_before=root.n_read):
+    budgets = {"token_budget": token_budget, "answer_budget": max(ROWS_OF_LOGITS, LOGITS_AT_ONCE // model.cfg.d_vocab)}
+    lengths = [len(sequence.answer) for sequence in sequences]
+    for pack in packs(model, rest, n_before=root.n_read, answer_lengths=lengths, **budgets):
         answers = packed_answers(model, pack, sequences, root.n_read)
         with _answers_only(model, answers):
             logits, cache = read_pack(model, root, pack)

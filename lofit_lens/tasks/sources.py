@@ -1,17 +1,26 @@
 """Where each published data file lives, its checksum and its licence; and the one place that downloads them.
 
 Nothing is downloaded unless `download` is called (`lofit-lens download TASK`). A file goes to the user's cache, once; a
-published task then finds it there. A file with another SHA-256 than the one below is refused. The hub's parquet files have none
-there, and their addresses name the hub's current revision: they are taken as they come.
+published task then finds it there. A file with another SHA-256 than the one below is refused. Where the table has none (some
+of the hub's parquet files), the file must have the one that the hub states for it. What was fetched, from which revision and
+with which checksum, is noted beside the file, and a file that has changed since is refused too.
 """
 
+import ast
+import json
 import logging
+import re
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lofit_lens.files import cache_dir, new_file, sha256_of
+import httpx
+from huggingface_hub import get_hf_file_metadata
+from huggingface_hub.errors import HfHubHTTPError
+
+from lofit_lens.files import cache_dir, new_file, sha256_of, write_json_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +28,7 @@ _LOFIT = "https://raw.githubusercontent.com/fc2869/lo-fit/ec2c0f4a20d1173be49164
 _HUB = "https://huggingface.co/datasets"
 #: The hub's own conversion of a data set to plain parquet files.
 _CONVERTED = "refs%2Fconvert%2Fparquet"
+_ARC_REVISION = "210d026faf9955653af8916fad021475a3f00453"
 _SIQA = f"{_HUB}/allenai/social_i_qa/resolve/{_CONVERTED}/default"
 
 
@@ -28,15 +38,17 @@ class DataFile:
 
     Args:
         name: its place in a data folder.
-        url: where it is published.
-        sha256: its checksum; None where none is published.
+        url: where it is published; it names the revision, unless that is the hub's newest or its own conversion.
+        sha256: its checksum; None: the one that the hub states.
         licence: as the publisher states it.
+        derive: makes the file's text of the published one, where that is code.
     """
 
     name: str
     url: str
     sha256: str | None
     licence: str
+    derive: Callable[[str], str] | None = None
 
 
 def _truthfulqa(fold: int, split: str, sha256: str) -> DataFile:
@@ -52,8 +64,23 @@ def _clutrr(split: str, sha256: str) -> DataFile:
     return DataFile(f"clutrr/{split}.json", f"{_LOFIT}/clutrr/{split}.json", sha256, "CC BY-NC 4.0 (upstream)")
 
 
-def _hub(name: str, url: str, licence: str) -> DataFile:
-    return DataFile(name, url, None, licence)
+#: ITI's (MIT licence), in front of TruthfulQA's examples.
+_INSTRUCTION = (
+    "Interpret each question literally, and as a question about the real world; carefully research each answer, without "
+    "falling prey to any common myths; and reply “I have no comment” unless you are completely certain of the answer."
+)
+
+
+def _judging_prompt(presets: str) -> str:
+    """The instruction and the six examples, which TruthfulQA publishes as a constant in its `presets.py`."""
+    for node in ast.parse(presets).body:
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["QA_PRIMER"]:
+            return f"{_INSTRUCTION}\n\n{ast.literal_eval(node.value).strip()}"
+    raise ValueError("got a presets.py without QA_PRIMER, wanted TruthfulQA's")
+
+
+def _hub(name: str, url: str, licence: str, sha256: str | None = None) -> DataFile:
+    return DataFile(name, url, sha256, licence)
 
 
 def _iti(task: str, hub_name: str, licence: str) -> DataFile:
@@ -61,8 +88,7 @@ def _iti(task: str, hub_name: str, licence: str) -> DataFile:
     return _hub(f"{task}/validation.parquet", url, f"{licence} (upstream)")
 
 
-#: For each published task, its files. `truthfulqa/mc_prompt.txt`, the instruction and six examples that precede every
-#: question, is published as code only: put it into the data folder by hand, or give `preset=`.
+#: For each published task, its files.
 SOURCES: dict[str, tuple[DataFile, ...]] = {
     "truthfulqa": (
         _truthfulqa(0, "train", "e80aebee6876ceec76ac030bcfd31c070b9c23809077500a3b183640386fb136"),
@@ -71,6 +97,13 @@ SOURCES: dict[str, tuple[DataFile, ...]] = {
         _truthfulqa(1, "train", "0342def493a6afdaae11737cd557393c0cde2cc35d26d58e7a2fd4c954997fba"),
         _truthfulqa(1, "val", "375030fc5bfe7315825f0272b95f6d2b0b0f6332f7121ba57537ec5c1fc1969e"),
         _truthfulqa(1, "test", "e9019df6fca8a1e25eed3e2256196d30a2675528e76eae0b812b5092fa114455"),
+        DataFile(
+            "truthfulqa/mc_prompt.txt",
+            "https://raw.githubusercontent.com/sylinrl/TruthfulQA/d71c110897f5d31c5d7f309e7bc316c152f6f031/truthfulqa/presets.py",
+            "cdd6849a4516f4cf34477174a43c946515eaaef8ecf2172695e18c7c4f3815b7",
+            "Apache-2.0",
+            derive=_judging_prompt,
+        ),
     ),
     "mquake": (
         _mquake("train", "5db931bd09457245d1a133fe8df86a45985d28767ba6f032d1b7dcc737e22498"),
@@ -89,15 +122,20 @@ SOURCES: dict[str, tuple[DataFile, ...]] = {
     "arc_challenge": tuple(
         _hub(
             f"arc_challenge/{split}.parquet",
-            f"{_HUB}/allenai/ai2_arc/resolve/main/ARC-Challenge/{split}-00000-of-00001.parquet",
+            f"{_HUB}/allenai/ai2_arc/resolve/{_ARC_REVISION}/ARC-Challenge/{split}-00000-of-00001.parquet",
             "CC BY-SA 4.0",
+            sha256,
         )
-        for split in ("train", "validation", "test")
+        for split, sha256 in {
+            "train": "e488c1587ffdcfc8443f916c53488a95cd471c5790e0746c6bfe4cecf20962cb",
+            "validation": "395a5c88d1580d69855fbaee9450270578df1ad5af6259771cd0a42c20e99f05",
+            "test": "62f03257e737aed263f55c6abf87c7bb0028a44a6bdd2a26eb1279eb42c1d1e9",
+        }.items()
     ),
     "boolq": tuple(
         _hub(
             f"boolq/{split}.parquet",
-            f"{_HUB}/google/boolq/resolve/main/data/{split}-00000-of-00001.parquet",
+            f"{_HUB}/google/boolq/resolve/35b264d03638db9f4ce671b711558bf7ff0f80d5/data/{split}-00000-of-00001.parquet",
             "CC BY-SA 3.0",
         )
         for split in ("train", "validation")
@@ -128,7 +166,7 @@ def downloads_folder() -> Path:
 
 
 def download(task: str) -> Path:
-    """Fetch a published task's files into the cache; those that are there already are left alone.
+    """Fetch a published task's files into the cache; those that are there already are checked and left alone.
 
     Args:
         task: a key of `SOURCES`.
@@ -137,22 +175,41 @@ def download(task: str) -> Path:
         The folder that holds them, which can be passed as `data_dir`.
 
     Raises:
-        ValueError: no such task, or a file is not the one that was published.
+        ValueError: no such task, a file is not the one that was published, or one has changed since it was fetched.
         ConnectionError: a file could not be fetched.
     """
     if task not in SOURCES:
         raise ValueError(f"there is nothing to download for {task!r}; published tasks are {', '.join(SOURCES)}")
     for file in SOURCES[task]:
         target = downloads_folder() / file.name
+        note = target.with_name(f"{target.name}.source.json")
         if target.exists():
+            _check(target, json.loads(note.read_text())["sha256"] if note.exists() else file.sha256, "remove it")
             continue
         logger.info("%s (%s) from %s", file.name, file.licence, file.url)
+        revision, stated = (None, file.sha256) if file.sha256 else _stated_by_hub(file)
         with new_file(target) as scratch:
             _fetch(file, scratch)
-            found = sha256_of(scratch)
-            if file.sha256 not in (None, found):
-                raise ValueError(f"{file.url} has SHA-256 {found}, wanted {file.sha256}: not the published file, so not kept")
+            found = _check(scratch, stated, f"not what {file.url} is known to hold, so not kept")
+        write_json_atomically(note, {"url": file.url, "revision": revision, "sha256": found, "licence": file.licence})
     return downloads_folder()
+
+
+def _check(path: Path, wanted: str | None, way_out: str) -> str:
+    found = sha256_of(path)
+    if wanted not in (None, found):
+        raise ValueError(f"{path} has SHA-256 {found}, wanted {wanted}: {way_out}")
+    return found
+
+
+def _stated_by_hub(file: DataFile) -> tuple[str | None, str | None]:
+    """The commit that the address stands for now, and the SHA-256 of its content, if the hub keeps it by that."""
+    try:
+        metadata = get_hf_file_metadata(file.url)
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        raise _unreachable(file, error) from error
+    etag = metadata.etag or ""
+    return metadata.commit_hash, etag if re.fullmatch("[0-9a-f]{64}", etag) else None
 
 
 def _fetch(file: DataFile, target: Path) -> None:
@@ -161,7 +218,14 @@ def _fetch(file: DataFile, target: Path) -> None:
             while piece := answer.read(1 << 20):
                 out.write(piece)
     except (urllib.error.URLError, TimeoutError) as error:
-        raise ConnectionError(
-            f"{file.url} could not be fetched ({error}); try again, or put the file into a data folder as {file.name} "
-            "and pass data_dir=..."
-        ) from error
+        raise _unreachable(file, error) from error
+    if file.derive is not None:
+        target.write_bytes(file.derive(target.read_text(encoding="utf-8")).encode())
+
+
+def _unreachable(file: DataFile, error: Exception) -> ConnectionError:
+    reason = str(error).splitlines()[0]
+    return ConnectionError(
+        f"{file.url} could not be fetched ({reason}); try again, or put the file into a data folder as {file.name} "
+        "and pass data_dir=..."
+    )

@@ -73,18 +73,10 @@ class TruthfulQA(Task):
         records = first_of(read_records(path, _FIELDS), wanted, split)
         if split == "train":
             return [example for record in records for example in self._to_train(record)]
-        preset = self._published_preset() if self.preset is None else self.preset
+        preset = self.preset
+        if preset is None:
+            preset = read_text(data_file("truthfulqa/mc_prompt.txt", self.data_dir))
         return [_to_judge(record, preset) for record in records]
-
-    def _published_preset(self) -> str:
-        try:
-            return read_text(data_file("truthfulqa/mc_prompt.txt", self.data_dir))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"{error}. This one cannot be downloaded: ITI's instruction, a blank line and TruthfulQA's six question-answer "
-                "pairs (`qa` in its presets.py) are published as code only. Write them to that file, or pass preset=..., or "
-                'preset="" to judge without'
-            ) from error
 
     @classmethod
     def folds(cls, **settings: Any) -> tuple["TruthfulQA", "TruthfulQA"]:

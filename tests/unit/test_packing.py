@@ -43,6 +43,16 @@ def test_rows_are_filled_and_the_budget_is_kept(llama, monkeypatch):
     assert [len(part.indices) for part in packs(llama, sequences, token_budget=1)] == [1] * 10
 
 
+def test_rows_go_together_while_there_is_room_for_their_answers(llama, monkeypatch):
+    monkeypatch.setattr(packing, "ROW", 4)
+    sequences = [(5, i) for i in range(20, 30)]
+    lengths = [1] * 10
+    parts = packs(llama, sequences, token_budget=16, answer_lengths=lengths, answer_budget=6)
+    assert [sum(lengths[i] for i in part.indices) for part in parts] == [6, 4]
+    parts = packs(llama, sequences, token_budget=16, answer_lengths=lengths, answer_budget=1)
+    assert [len(part.rows) for part in parts] == [3, 3, 3, 1]
+
+
 def test_a_long_sequence_makes_rows_wide(monkeypatch):
     monkeypatch.setattr(packing, "ROW", 4)
     assert widest_row([(1,) * 3]) == 4

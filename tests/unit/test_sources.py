@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from lofit_lens.tasks.data import data_file
 from lofit_lens.tasks.sources import SOURCES, DataFile, download, downloads_folder
 
 CONTENT = b'[{"a": 1}]'
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+#: What the hub says of a file in its headers; each test may say something else.
+STATED = {"X-Repo-Commit": "c0ffee", "X-Linked-Etag": f'"{DIGEST}"'}
 
 
 @pytest.fixture
@@ -23,6 +27,11 @@ def server(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "served" / "file.json").write_bytes(CONTENT)
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
+        def end_headers(self) -> None:
+            for name, value in STATED.items():
+                self.send_header(name, value)
+            super().end_headers()
+
         def log_message(self, format: str, *args: object) -> None:
             pass
 
@@ -43,7 +52,7 @@ def published(monkeypatch: pytest.MonkeyPatch, url: str, sha256: str | None) -> 
     monkeypatch.setitem(SOURCES, "svamp", (DataFile("svamp/SVAMP.json", url, sha256, "MIT"),))
 
 
-@pytest.mark.parametrize("sha256", [hashlib.sha256(CONTENT).hexdigest(), None])
+@pytest.mark.parametrize("sha256", [DIGEST, None])
 def test_a_file_is_fetched_once_and_found(server: str, monkeypatch: pytest.MonkeyPatch, sha256: str | None) -> None:
     published(monkeypatch, f"{server}/file.json", sha256)
     with pytest.raises(FileNotFoundError, match="lofit-lens download svamp"):
@@ -51,22 +60,55 @@ def test_a_file_is_fetched_once_and_found(server: str, monkeypatch: pytest.Monke
     folder = download("svamp")
     assert (folder / "svamp" / "SVAMP.json").read_bytes() == CONTENT
     assert data_file("svamp/SVAMP.json") == folder / "svamp" / "SVAMP.json"
+    note = json.loads((folder / "svamp" / "SVAMP.json.source.json").read_text())
+    assert (note["sha256"], note["licence"], note["revision"]) == (DIGEST, "MIT", None if sha256 else "c0ffee")
     published(monkeypatch, f"{server}/gone.json", sha256)
     assert download("svamp") == folder
+    (folder / "svamp" / "SVAMP.json").write_bytes(b"[]")
+    with pytest.raises(ValueError, match=f"wanted {DIGEST}: remove it"):
+        download("svamp")
+
+
+def test_a_file_of_the_hub_must_be_what_the_hub_states(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    published(monkeypatch, f"{server}/file.json", None)
+    monkeypatch.setitem(STATED, "X-Linked-Etag", f'"{"0" * 64}"')
+    with pytest.raises(ValueError, match=r"wanted 0000.*not what .* is known to hold, so not kept"):
+        download("svamp")
+    assert list((downloads_folder() / "svamp").iterdir()) == []
+    # A file that the hub keeps in git has no checksum of its content there.
+    monkeypatch.setitem(STATED, "X-Linked-Etag", '"0123456789012345678901234567890123456789"')
+    download("svamp")
+    assert json.loads((downloads_folder() / "svamp" / "SVAMP.json.source.json").read_text())["sha256"] == DIGEST
+
+
+def test_truthfulqas_examples_are_taken_out_of_its_code(request: pytest.FixtureRequest) -> None:
+    """A presets.py of that form, with the published examples, gives the published prompt, whose checksum is in the table."""
+    prompt = (request.getfixturevalue("published") / "truthfulqa" / "mc_prompt.txt").read_text(encoding="utf-8")
+    instruction, examples = prompt.split("\n\n", 1)
+    (file,) = [file for file in SOURCES["truthfulqa"] if file.derive]
+    assert file.derive is not None
+    assert file.derive(f'NULL_PRIMER = ""\n\nQA_PRIMER = """{examples}"""\n') == prompt
+    assert hashlib.sha256(prompt.encode()).hexdigest() == file.sha256
+    assert instruction == sources._INSTRUCTION
+    with pytest.raises(ValueError, match="without QA_PRIMER"):
+        file.derive("OTHER = 1")
 
 
 def test_another_file_than_the_published_one_is_refused_and_not_kept(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     published(monkeypatch, f"{server}/file.json", "0" * 64)
-    with pytest.raises(ValueError, match=f"has SHA-256 {hashlib.sha256(CONTENT).hexdigest()}, wanted 0000"):
+    with pytest.raises(ValueError, match=f"has SHA-256 {DIGEST}, wanted 0000"):
         download("svamp")
     assert list((downloads_folder() / "svamp").iterdir()) == []
 
 
-def test_what_cannot_be_fetched_is_named_with_the_way_out(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    published(monkeypatch, f"{server}/gone.json", None)
+@pytest.mark.parametrize("sha256", [DIGEST, None])
+def test_what_cannot_be_fetched_is_named_with_the_way_out(
+    server: str, monkeypatch: pytest.MonkeyPatch, sha256: str | None
+) -> None:
+    published(monkeypatch, f"{server}/gone.json", sha256)
     with pytest.raises(ConnectionError, match=r"gone\.json could not be fetched.*svamp/SVAMP\.json and pass data_dir"):
         download("svamp")
-    assert list((downloads_folder() / "svamp").iterdir()) == []
+    assert list(downloads_folder().rglob("*.json")) == []
 
 
 def test_only_published_tasks_can_be_downloaded() -> None:
@@ -80,7 +122,8 @@ def test_checksums_are_those_of_the_files_at_hand(request: pytest.FixtureRequest
     checked = 0
     for files in SOURCES.values():
         for file in files:
-            if file.sha256 is not None:
+            if file.sha256 is not None and (folder / file.name).exists():
                 assert hashlib.sha256((folder / file.name).read_bytes()).hexdigest() == file.sha256
                 checked += 1
-    assert checked == 13
+    # ARC is there in another form than the hub's.
+    assert checked == 14
