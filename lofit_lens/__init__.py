@@ -4,7 +4,7 @@ from lofit_lens import analysis, methods, plots, tasks
 from lofit_lens.evaluation import Evaluation, check_task, evaluate, evaluate_folds
 from lofit_lens.generation import generate
 from lofit_lens.heads import Head, HeadScores, random_heads, random_heads_like
-from lofit_lens.interventions import HeadIntervention, Intervention, attached
+from lofit_lens.interventions import HeadIntervention, Intervention, attached, load_adapter
 from lofit_lens.judging import YesNoJudge, evaluate_open_ended
 from lofit_lens.methods import Fit
 from lofit_lens.models import check_model, load_model, tiny_model
@@ -29,6 +29,7 @@ __all__ = [
     "evaluate_folds",
     "evaluate_open_ended",
     "generate",
+    "load_adapter",
     "load_model",
     "methods",
     "plots",

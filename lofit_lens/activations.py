@@ -71,6 +71,37 @@ def last_token_z(
     return _mapped(path, shape, shared=False)
 
 
+@torch.no_grad()
+def last_token_residual(
+    model: LensModel,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    layers: Sequence[int],
+    *,
+    token_budget: int = TOKEN_BUDGET,
+) -> Float[Tensor, "layer text d_model"]:
+    """The residual stream behind some blocks, at the last token of each `prompt + answer`, in float32 on the CPU.
+
+    Args:
+        model: a TransformerBridge or HookedTransformer with raw weights.
+        prompts: as many as answers.
+        answers: joined to their prompts as they stand.
+        layers: the blocks, in the order of the result.
+        token_budget: padded tokens that go through the model at once.
+
+    Raises:
+        ValueError: the model or a pair cannot be used; before anything is run.
+    """
+    info = check_model(model)
+    texts = [sequence.prompt + sequence.answer for sequence in encode(model, prompts, answers, eos=False)]
+    h = torch.empty(len(layers), len(texts), info.d_model)
+    hooks = [lens.resid_post_hook(model, layer) for layer in layers]
+    for indices, layer_values in _at_last_tokens(model, texts, hooks, token_budget):
+        for row, values in enumerate(layer_values):
+            h[row, indices] = values.float().cpu()
+    return h
+
+
 def _mapped(path: Path, shape: tuple[int, ...], *, shared: bool) -> Tensor:
     size = torch.Size(shape).numel()
     return torch.from_file(str(path), shared=shared, size=size, dtype=torch.float32).reshape(shape)

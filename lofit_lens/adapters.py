@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 CONFIG_FILE = "lofit_config.json"
 VECTORS_FILE = "lofit_vectors.safetensors"
 CARD_FILE = "README.md"
-REQUIRED = ("base_model", "hook_point", "heads", "head_scores", "made_by", "vectors_sha256")
+REQUIRED = ("base_model", "made_by", "vectors_sha256")
 
 CARD = """---
 library_name: lofit-lens
@@ -28,14 +28,14 @@ tags: [lofit, interpretability, transformer-lens]
 ---
 # Adapter for {base_model}
 
-{n_heads} attention heads are edited at `{hook_point}`: `z <- (1 + scale) * z + offset`. Vectors: {vectors}.
+Edit: {edit}. Vectors: {vectors}.
 Made by: {made_by}.
 
 ```python
 import lofit_lens as ll
 
 model = ll.load_model("{base_model}")
-intervention = ll.HeadIntervention.load("path/to/this/folder", model)
+intervention = ll.load_adapter("path/to/this/folder", model)
 with ll.attached(model, intervention):
     ...
 ```
@@ -64,8 +64,7 @@ def write_adapter(
         (draft / CONFIG_FILE).write_text(json.dumps(complete, indent=2) + "\n", encoding="utf-8")
         card = CARD.format(
             base_model=config["base_model"]["name"],
-            n_heads=len(config["heads"]),
-            hook_point=config["hook_point"],
+            edit=config["edit"],
             vectors=", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items()),
             made_by=json.dumps(config["made_by"]),
         )

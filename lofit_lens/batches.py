@@ -51,8 +51,9 @@ class Answers:
 
 @dataclass(frozen=True)
 class Batch(Answers):
-    """Right-padded sequences, each in a row of its own, and where their answers are predicted."""
+    """Right-padded sequences, each in a row of its own with `prompt_lengths` tokens before its answer."""
 
+    prompt_lengths: tuple[int, ...]
     tokens: Int[Tensor, "batch pos"]
     attention_mask: Int[Tensor, "batch pos"]
 
@@ -157,7 +158,8 @@ def collate(model: LensModel, sequences: Sequence[TokenSequence]) -> Batch:
     tokens, attention_mask = padded(model, [sequence.read for sequence in sequences], side="right")
     columns = [range(len(sequence.prompt) - 1, len(sequence) - 1) for sequence in sequences]
     answers = answers_at(model, [sequence.answer for sequence in sequences], range(len(sequences)), columns)
-    return Batch(**vars(answers), tokens=tokens, attention_mask=attention_mask)
+    prompt_lengths = tuple(len(sequence.prompt) for sequence in sequences)
+    return Batch(**vars(answers), prompt_lengths=prompt_lengths, tokens=tokens, attention_mask=attention_mask)
 
 
 def answers_at(

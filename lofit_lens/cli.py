@@ -18,6 +18,7 @@ import lofit_lens as ll
 from lofit_lens import adapters, demo, files
 from lofit_lens.embedded import EMBEDDED
 from lofit_lens.fitting import NonFiniteLossError
+from lofit_lens.interventions import Adapter
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import METHODS
 from lofit_lens.store import scores_to_json
@@ -96,11 +97,13 @@ def fit(
     folder = _save(result.intervention, lens_model, out)
     if result.scores is not None:
         files.write_json_atomically(folder / "head_scores.json", scores_to_json(result.scores))
-    console.print(f"{len(result.intervention.heads)} heads: {' '.join(head.label for head in result.intervention.heads)}")
+    if isinstance(result.intervention, ll.HeadIntervention):
+        console.print(f"{len(result.intervention.heads)} heads: {' '.join(head.label for head in result.intervention.heads)}")
+    console.print(f"{result.intervention.n_parameters:,} numbers learned")
     console.print(f"saved in {folder}; try: lofit-lens eval {task} --adapter {folder}")
 
 
-def _save(intervention: ll.HeadIntervention, model: LensModel, out: Path) -> Path:
+def _save(intervention: Adapter, model: LensModel, out: Path) -> Path:
     """Save to `out`, or where there is room if `out` has become unwritable meanwhile: what was learned is not lost."""
     try:
         return intervention.save(out, model)
@@ -129,7 +132,7 @@ def evaluate(
     if adapter is not None:
         adapters.read_adapter(adapter)  # a damaged adapter is refused before a model is loaded
     lens_model = ll.load_model(model, accept_license=accept_license or ())
-    intervention = None if adapter is None else ll.HeadIntervention.load(adapter, lens_model)
+    intervention = None if adapter is None else ll.load_adapter(adapter, lens_model)
     evaluation = ll.evaluate(lens_model, chosen_task, intervention, split=split)
     console.print(str(evaluation))
     if out is not None:

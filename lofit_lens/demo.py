@@ -18,6 +18,7 @@ from lofit_lens.analysis import TransferTable
 from lofit_lens.evaluation import evaluate
 from lofit_lens.files import check_writable, write_json_atomically, write_text_atomically
 from lofit_lens.heads import Head, random_heads
+from lofit_lens.interventions import HeadIntervention
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import LoFiT
 from lofit_lens.models import check_model, fingerprint, load_model
@@ -90,6 +91,7 @@ def _transfer_cells(model: LensModel, tasks: tuple[Task, ...], own: dict[str, Ru
 
 def _heads(run: Run) -> tuple[Head, ...]:
     assert run.fit is not None
+    assert isinstance(run.fit.intervention, HeadIntervention)
     return run.fit.intervention.heads
 
 

@@ -15,7 +15,7 @@ g, right answers R (g among them) and wrong answers W:
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -23,7 +23,7 @@ import torch
 
 from lofit_lens.batches import TOKEN_BUDGET, TokenSequence, encode
 from lofit_lens.generation import generated_text, greedy_answers
-from lofit_lens.interventions import Intervention, attached
+from lofit_lens.interventions import Intervention, attached, prompted
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
 from lofit_lens.progress import progress
@@ -147,6 +147,8 @@ def evaluate(
     if metric not in (None, *METRICS):
         raise ValueError(f"metric {metric!r}; wanted one of {', '.join(METRICS)}, or None for the task's own")
     examples = checked_split(task, split)
+    prompts = prompted(intervention, [example.prompt for example in examples])
+    examples = tuple(replace(example, prompt=prompt) for example, prompt in zip(examples, prompts, strict=True))
     with torch.no_grad(), attached(model, intervention):
         if (metric or task.metric) == "mc1":
             return _multiple_choice(model, task, examples, split, token_budget)

@@ -13,23 +13,23 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lofit_lens import lens
-from lofit_lens.batches import TOKEN_BUDGET, Batch, TokenSequence, by_length, collate, encode
+from lofit_lens.batches import TOKEN_BUDGET, by_length, collate
 from lofit_lens.frozen import ResidualStore
 from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention, Intervention, attached
 from lofit_lens.lens import LensModel
-from lofit_lens.losses import dpo_loss, l1_penalty, mean_answer_loss
+from lofit_lens.losses import l1_penalty
 from lofit_lens.models import check_model
+from lofit_lens.objectives import Objective
 from lofit_lens.progress import progress
-from lofit_lens.scoring import answer_logits, per_sequence, sequence_logprobs, target_logprobs
-from lofit_lens.tasks.base import Example, Task, names_of, non_empty
+from lofit_lens.scoring import answer_logits, target_logprobs
 
 VectorKind = Literal["scale", "offset"]
 
@@ -61,77 +61,6 @@ class Optimisation:
     clip_norm: float = 1.0
     init_std: float = 1e-3
     token_budget: int = TOKEN_BUDGET
-
-
-@runtime_checkable
-class Objective(Protocol):
-    """A loss over examples, each made of one or more token sequences."""
-
-    sequences: list[TokenSequence]
-    sequences_per_example: int
-
-    def loss(self, examples: list[int], batch: Batch, token_logprobs: Float[Tensor, "answer_token"]) -> Float[Tensor, ""]:
-        """Mean loss of the examples whose sequences, in order, make up the batch."""
-        ...
-
-    def weight(self, examples: list[int]) -> int:
-        """What these examples count for when means over parts of a batch are put together."""
-        ...
-
-
-class AnswerObjective:
-    """Cross-entropy of the answers, end-of-sequence token included, as the paper trains."""
-
-    sequences_per_example = 1
-
-    def __init__(self, model: LensModel, examples: Sequence[Example]) -> None:
-        prompts, answers = [e.prompt for e in examples], [e.answer for e in examples]
-        self.sequences = encode(model, prompts, answers, eos=True, names=names_of(examples))
-
-    def loss(self, examples: list[int], batch: Batch, token_logprobs: Float[Tensor, "answer_token"]) -> Float[Tensor, ""]:
-        return mean_answer_loss(token_logprobs)
-
-    def weight(self, examples: list[int]) -> int:
-        return sum(len(self.sequences[i].answer) for i in examples)
-
-
-class PreferenceObjective:
-    """DPO of the answer against the first rejected one, against the bare model as reference."""
-
-    sequences_per_example = 2
-
-    def __init__(self, model: LensModel, examples: Sequence[Example], beta: float) -> None:
-        for i, example in enumerate(examples):
-            if not example.rejected:
-                raise ValueError(
-                    f"training {names_of(examples)[i]} has no rejected answer; DPO needs one: {example.prompt[:60]!r}"
-                )
-        prompts = [e.prompt for e in examples for _ in range(2)]
-        answers = [answer for e in examples for answer in (e.answer, e.rejected[0])]
-        names = [name for name in names_of(examples) for _ in range(2)]
-        self.beta = beta
-        self.sequences = encode(model, prompts, answers, eos=True, names=names)
-        self.reference = sequence_logprobs(model, self.sequences, description="reference").reshape(-1, 2)
-
-    def loss(self, examples: list[int], batch: Batch, token_logprobs: Float[Tensor, "answer_token"]) -> Float[Tensor, ""]:
-        chosen, rejected = per_sequence(token_logprobs, batch).reshape(-1, 2).unbind(-1)
-        reference_chosen, reference_rejected = self.reference[examples].to(chosen.device).unbind(-1)
-        return dpo_loss(chosen, rejected, reference_chosen, reference_rejected, self.beta)
-
-    def weight(self, examples: list[int]) -> int:
-        return len(examples)
-
-
-def objective_of(model: LensModel, task: Task, *, dpo_beta: float) -> Objective:
-    """The loss that the task names, over its training split.
-
-    Raises:
-        ValueError: an empty split, or an example that cannot be tokenised.
-    """
-    examples = non_empty(task.train, task, "train")
-    if task.loss == "dpo":
-        return PreferenceObjective(model, examples, dpo_beta)
-    return AnswerObjective(model, examples)
 
 
 @contextmanager
@@ -195,6 +124,7 @@ def train(
     generator: torch.Generator,
     lowest_layer: int,
     penalty: Callable[[], Float[Tensor, ""]] | None = None,
+    relative_rates: Sequence[float] | None = None,
     description: str,
 ) -> tuple[float, ...]:
     """Learn the tensors that an edit is made of, in place; returns the loss of each step, without penalty.
@@ -208,14 +138,18 @@ def train(
         generator: decides the order of the examples.
         lowest_layer: the residual stream that enters this block is the base model's.
         penalty: added to the loss of every step.
+        relative_rates: each parameter's learning rate, as a multiple of the optimisation's; None is 1 for all.
         description: what a progress bar and an error call it.
 
     Raises:
         ValueError: an edit that does not fit the model.
         NonFiniteLossError: names the step, the examples and the learning rate.
     """
-    intervention.fwd_hooks(model)  # refuses what does not fit, before anything is run
-    optimiser = torch.optim.AdamW(parameters, lr=optimisation.learning_rate, weight_decay=optimisation.weight_decay)
+    with attached(model, intervention):
+        pass  # what does not fit is refused, before anything is run
+    rates = [optimisation.learning_rate * rate for rate in relative_rates or [1.0] * len(parameters)]
+    groups = [{"params": [parameter], "lr": rate} for parameter, rate in zip(parameters, rates, strict=True)]
+    optimiser = torch.optim.AdamW(groups, weight_decay=optimisation.weight_decay)
     batches = list(_batches(len(objective.sequences) // objective.sequences_per_example, optimisation, generator))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / len(batches))
     store = ResidualStore(model, lowest_layer)
@@ -239,6 +173,30 @@ def train(
         bar.close()
         store.close()
     return tuple(losses)
+
+
+def _pieces(objective: Objective, examples: Sequence[int], token_budget: int) -> Iterator[tuple[list[int], list[int]]]:
+    """The examples in groups under the token budget, with the places of each group's sequences."""
+    per_example = objective.sequences_per_example
+    keys_of = [range(i * per_example, (i + 1) * per_example) for i in examples]
+    lengths = [max(len(objective.sequences[key]) for key in keys) * per_example for keys in keys_of]
+    for piece in by_length(lengths, token_budget):
+        yield [examples[i] for i in piece], [key for i in piece for key in keys_of[i]]
+
+
+@torch.no_grad()
+def mean_loss(
+    model: LensModel, objective: Objective, intervention: Intervention | None, *, token_budget: int = TOKEN_BUDGET
+) -> float:
+    """The objective over all of its examples, under an edit."""
+    everything = list(range(len(objective.sequences) // objective.sequences_per_example))
+    total_weight, mean = objective.weight(everything), 0.0
+    with attached(model, intervention):
+        for part, keys in _pieces(objective, everything, token_budget):
+            batch = collate(model, [objective.sequences[key] for key in keys])
+            loss = objective.loss(part, batch, target_logprobs(answer_logits(model, batch), batch))
+            mean += loss.item() * objective.weight(part) / total_weight
+    return mean
 
 
 def _refuse_non_finite(loss: float, parameters: Sequence[Tensor], where: str, learning_rate: float) -> None:
@@ -267,14 +225,9 @@ def accumulate_gradient(
     store: ResidualStore,
 ) -> float:
     """Backpropagate the mean loss of a batch, in pieces under the token budget; returns that loss."""
-    per_example = objective.sequences_per_example
-    keys_of = [range(i * per_example, (i + 1) * per_example) for i in examples]
-    lengths = [max(len(objective.sequences[key]) for key in keys) * per_example for keys in keys_of]
     total_weight = objective.weight(examples)
     total_loss = 0.0
-    for piece in by_length(lengths, optimisation.token_budget):
-        keys = [key for i in piece for key in keys_of[i]]
-        part = [examples[i] for i in piece]
+    for part, keys in _pieces(objective, examples, optimisation.token_budget):
         sequences = [objective.sequences[key] for key in keys]
         batch = collate(model, sequences)
         resumption = store.resumption(keys, batch.tokens.shape[1])

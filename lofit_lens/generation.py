@@ -26,7 +26,8 @@ from lofit_lens.batches import (
     padded,
     refuse_one_string,
 )
-from lofit_lens.interventions import Intervention, attached
+from lofit_lens.interventions import Intervention, attached, prompted
+from lofit_lens.layout import behind_prompts, laid_out, left_padded
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
 from lofit_lens.packing import Pack
@@ -92,17 +93,18 @@ def generate(
         ValueError: the model, the intervention or a prompt cannot be used; before anything is run.
     """
     n_ctx = check_model(model).n_ctx
+    if max_new_tokens < 1:
+        raise ValueError(f"got max_new_tokens={max_new_tokens}; wanted at least one token")
     refuse_one_string(prompts=prompts)
     if not prompts:
         return []
-    encoded = [encode_prompt(model, prompt) for prompt in prompts]
+    encoded = [encode_prompt(model, prompt) for prompt in prompted(intervention, prompts)]
     for i, ids in enumerate(encoded):
         if len(ids) + max_new_tokens > n_ctx:
             raise ValueError(
                 f"prompt {i} has {len(ids)} tokens and {max_new_tokens} may follow; the model's context has {n_ctx}: "
                 f"{prompts[i][:60]!r}..."
             )
-    texts = [""] * len(prompts)
     # The one guess that costs nothing: that there is no answer.
     guess = (model.tokenizer.eos_token_id or 0,)
     texts = [""] * len(prompts)
@@ -155,9 +157,13 @@ def _step(
     model: LensModel, running: _Running, has_ended: Callable[[Sequence[int]], bool]
 ) -> tuple[list[GreedyAnswer], _Running | None]:
     """One token more for each answer: those that ended with it, and the rest."""
-    tokens, mask = padded(model, running.prefix.unread, side="left")
+    unread = running.prefix.unread
+    tokens, mask = padded(model, unread, side="left")
     mask = torch.cat([running.prefix.mask, mask], dim=-1)
-    with model.hooks(fwd_hooks=[lens.last_position_only(model)]):
+    width = tokens.shape[1]
+    is_first = running.prefix.cache is None
+    layout = left_padded([len(ids) for ids in unread], width) if is_first else behind_prompts(len(unread), width)
+    with laid_out(layout), model.hooks(fwd_hooks=[lens.last_position_only(model)]):
         logits, cache = lens.forward_with_cache(model, tokens, mask, running.prefix.cache)
     chosen = logits[:, -1].argmax(-1).tolist()
     answers = [[*answer, token] for answer, token in zip(running.answers, chosen, strict=True)]
@@ -192,7 +198,7 @@ def _guesses(
     for group, beginning in begun(model, root, prompts, lengths, token_budget):
         prefix = beginning.read_on(model)
         batch = collate(model, [TokenSequence(rest, sequences[i].answer) for rest, i in zip(prefix.unread, group, strict=True)])
-        logits = answer_logits(model, batch, prefix=prefix.select(range(len(group))))
+        logits = answer_logits(model, batch, prefix=prefix.select(range(len(group))), generates=True)
         guessed, ended = _as_far_as_guessed(logits, batch, has_ended)
         others = [row for row in range(len(group)) if not ended[row]]
         right = [GreedyAnswer(i, tuple(guessed[row]), True) for row, i in enumerate(group) if ended[row]]

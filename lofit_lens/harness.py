@@ -43,9 +43,11 @@ def evaluate_with_harness(
 
     Raises:
         ImportError: the extra is not installed.
-        ValueError: the model is not a Bridge, or the harness does not know a task.
+        ValueError: the model is not a Bridge, the edit depends on positions, or the harness does not know a task.
     """
     check_model(model)
+    if intervention is not None and not intervention.position_free:
+        raise ValueError("the harness does not say where prompts end; wanted an edit that is the same at every position")
     refuse_one_string(tasks=tasks)  # pyright: ignore[reportArgumentType]
     if not lens.is_bridge(model):
         raise ValueError("the harness runs the Hugging Face model inside a TransformerBridge; this is a HookedTransformer")

@@ -46,6 +46,16 @@ def resid_pre_hook(layer: int) -> str:
     return f"blocks.{layer}.hook_resid_pre"
 
 
+def resid_post_hook(model: LensModel, layer: int) -> str:
+    """Name of the hook point of the residual stream behind a block, `[batch, pos, d_model]`."""
+    return f"blocks.{layer}.hook_out" if is_bridge(model) else f"blocks.{layer}.hook_resid_post"
+
+
+def attn_out_hook(model: LensModel, layer: int) -> str:
+    """Name of the hook point of what W_O gives, biases included, before any norm of it, `[batch, pos, d_model]`."""
+    return f"blocks.{layer}.attn.hook_out" if is_bridge(model) else f"blocks.{layer}.hook_attn_out"
+
+
 def unembed_input_hook(model: LensModel) -> str:
     """Name of the last hook point before the unembedding where positions are still independent of each other.
 

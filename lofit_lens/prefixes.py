@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lofit_lens import lens
 from lofit_lens.batches import by_length, padded
+from lofit_lens.layout import positions_matter
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
 from lofit_lens.packing import Pack, packs, shared_length, widest_row
@@ -71,13 +72,17 @@ class Prefix:
     @torch.no_grad()
     def read_on(self, model: LensModel) -> "Prefix":
         """Read all but the last token of each prompt, under whatever is attached; uses this prefix up."""
-        if not check_model(model).can_share_prefix or min(map(len, self.unread)) == 1:
+        if not _reads_ahead(model) or min(map(len, self.unread)) == 1:
             return self
         tokens, new_mask = padded(model, [ids[:-1] for ids in self.unread], side="left")
         mask = torch.cat([self.mask, new_mask], dim=-1)
         with model.hooks(fwd_hooks=[lens.no_logits(model)]):
             _, cache = lens.forward_with_cache(model, tokens, mask, self.cache)
         return Prefix(tuple(ids[-1:] for ids in self.unread), mask, cache)
+
+
+def _reads_ahead(model: LensModel) -> bool:
+    return check_model(model).can_share_prefix and not positions_matter()
 
 
 def unread_prefix(model: LensModel, prompts: Sequence[tuple[int, ...]]) -> Prefix:
@@ -87,7 +92,7 @@ def unread_prefix(model: LensModel, prompts: Sequence[tuple[int, ...]]) -> Prefi
 
 def shared_root(model: LensModel, prompts: Sequence[tuple[int, ...]]) -> Prefix:
     """One row in which all has been read that the prompts begin with, if that is worth a pass; nothing of it is unread."""
-    shared = _shared_beginning(prompts) if check_model(model).can_share_prefix else ()
+    shared = _shared_beginning(prompts) if _reads_ahead(model) else ()
     if not shared:
         return unread_prefix(model, [()])
     # `read_on` leaves one token unread; here it is one that nobody asked for.
@@ -96,7 +101,7 @@ def shared_root(model: LensModel, prompts: Sequence[tuple[int, ...]]) -> Prefix:
 
 def can_pack(model: LensModel, root: Prefix, sequences: Sequence[tuple[int, ...]]) -> bool:
     """Whether sequences behind a root may share rows: the model allows it, and no attention window is shorter than a row."""
-    if not check_model(model).can_pack:
+    if not check_model(model).can_pack or positions_matter():
         return False
     window, width = lens.attention_window(model), root.n_read + widest_row(sequences)
     if window is not None and width >= window:
@@ -167,14 +172,18 @@ def unpack(
         n_read: how many of each one's tokens are taken over, the root's included.
         unread: what comes next.
     """
+    device = root.mask.device
+    if max(n_read) == 0:
+        empty = torch.zeros(len(members), 0, dtype=torch.long, device=device)
+        return Prefix(tuple(map(tuple, unread)), empty)
     places = torch.zeros(len(members), max(n_read), dtype=torch.long)
     mask = torch.zeros_like(places)
     for row, (member, n) in enumerate(zip(members, n_read, strict=True)):
         own = pack.paths[member][: n - root.n_read]
-        places[row, -n:] = torch.tensor([*range(root.n_read), *(root.n_read + step for step in own)])
-        mask[row, -n:] = 1
+        start = max(n_read) - n  # not -n, which is the whole row where nothing is taken over
+        places[row, start:] = torch.tensor([*range(root.n_read), *(root.n_read + step for step in own)], dtype=torch.long)
+        mask[row, start:] = 1
     rows = torch.tensor([pack.rows[member] for member in members])
-    device = root.mask.device
     chosen = lens.cache_places(cache, rows.to(device), places.to(device))
     return Prefix(tuple(map(tuple, unread)), mask.to(device), chosen)
 

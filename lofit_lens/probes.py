@@ -44,6 +44,13 @@ class LabelledAnswers:
     is_right: tuple[bool, ...]
     questions: tuple[int, ...]
 
+    def pairs(self) -> list[tuple[int, int]]:
+        """For each example, the places of its first right and its first wrong answer."""
+        right, wrong = ({}, {})
+        for place, (question, is_right) in enumerate(zip(self.questions, self.is_right, strict=True)):
+            (right if is_right else wrong).setdefault(question, place)
+        return [(right[question], wrong[question]) for question in right]
+
 
 def labelled_answers(examples: Sequence[Example], *, seed: int = 0) -> LabelledAnswers:
     """Every right and every wrong answer of each example; where none are wrong, another example's right one, drawn by the seed.

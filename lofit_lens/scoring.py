@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lofit_lens import lens
-from lofit_lens.batches import TOKEN_BUDGET, Answers, Batch, TokenSequence, by_length, collate, encode
+from lofit_lens.batches import TOKEN_BUDGET, Answers, Batch, TokenSequence, by_length, collate, encode, refuse_one_string
 from lofit_lens.frozen import Resumption
-from lofit_lens.interventions import Intervention, attached
+from lofit_lens.interventions import Intervention, attached, prompted
+from lofit_lens.layout import laid_out, positions_matter, right_padded
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
 from lofit_lens.packing import Pack, packed_answers, packs
@@ -30,7 +31,12 @@ ROWS_OF_LOGITS = 64
 
 
 def answer_logits(
-    model: LensModel, batch: Batch, resumption: Resumption | None = None, prefix: Prefix | None = None
+    model: LensModel,
+    batch: Batch,
+    resumption: Resumption | None = None,
+    prefix: Prefix | None = None,
+    *,
+    generates: bool = False,
 ) -> Float[Tensor, "answer_token d_vocab"]:
     """Logits that predict each answer token of the batch, in float32; differentiable when gradients are on.
 
@@ -39,8 +45,11 @@ def answer_logits(
         batch: right-padded sequences.
         resumption: start above the frozen layers; see `frozen`.
         prefix: what has been read of the batch's prompts, used up by this pass; see `prefixes`.
+        generates: whether the answers are guesses of what will be generated; see `layout.Layout`.
     """
     with ExitStack() as stack:
+        if positions_matter():
+            stack.enter_context(laid_out(right_padded(batch.prompt_lengths, batch.tokens.shape[1], generates=generates)))
         if resumption is not None:
             stack.enter_context(resumption.applied(model))
         stack.enter_context(_answers_only(model, batch))
@@ -101,7 +110,11 @@ def sequence_logprobs(
     token_budget: int = TOKEN_BUDGET,
     description: str = "score",
 ) -> Float[Tensor, "sequence"]:
-    """log P(answer | prompt) of token sequences, in their order, under whatever is attached."""
+    """log P(answer | prompt) of token sequences, in their order, under whatever is attached.
+
+    Raises:
+        ArithmeticError: one of them is not finite.
+    """
     scores = torch.empty(len(sequences))
     root = shared_root(model, [sequence.prompt for sequence in sequences])
     ways = _packed if can_pack(model, root, [sequence.read[root.n_read :] for sequence in sequences]) else _padded
@@ -109,6 +122,10 @@ def sequence_logprobs(
         for indices, logprobs in ways(model, root, sequences, token_budget):
             scores[list(indices)] = logprobs.cpu()
             bar.update(len(indices))
+    if not scores.isfinite().all():
+        raise ArithmeticError(
+            f"{int((~scores.isfinite()).sum())} of {len(scores)} scores are not finite; the edit has diverged"
+        )
     return scores
 
 
@@ -166,6 +183,7 @@ def answer_logprobs(
         ValueError: the model, the intervention or a pair cannot be used; before anything is run.
     """
     check_model(model)
-    sequences = encode(model, prompts, answers, eos=eos)
+    refuse_one_string(prompts=prompts)
+    sequences = encode(model, prompted(intervention, prompts), answers, eos=eos)
     with attached(model, intervention):
         return sequence_logprobs(model, sequences, token_budget=token_budget)

@@ -96,7 +96,8 @@ def side_effects(
     for i, ids in enumerate(encoded):
         if len(ids) < 2:
             raise ValueError(f"text {i} has fewer than two tokens, so nothing is predicted: {texts[i]!r}; leave it out")
-    intervention.fwd_hooks(model)  # refuses what does not fit, before anything is run
+    with attached(model, intervention):
+        pass  # what does not fit is refused, before anything is run
     sequences = [TokenSequence(ids[:1], ids[1:]) for ids in encoded]
     results = torch.empty(3, len(texts))
     bar = progress(None, "side effects", total=len(texts))

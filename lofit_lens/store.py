@@ -13,7 +13,7 @@ import torch
 from lofit_lens.evaluation import Evaluation
 from lofit_lens.files import new_folder, recover_folder
 from lofit_lens.heads import HeadScores
-from lofit_lens.interventions import HeadIntervention
+from lofit_lens.interventions import Adapter, load_adapter
 from lofit_lens.lens import LensModel
 from lofit_lens.methods.base import Fit
 
@@ -26,7 +26,7 @@ class Run:
     """One cell: what was run, and what came out. `fit` is None where the base model was evaluated."""
 
     settings: Mapping[str, Any]
-    fit: Fit | None
+    fit: Fit[Adapter] | None
     evaluation: Evaluation
 
 
@@ -86,9 +86,9 @@ class RunStore:
         return self.folder(run.settings)
 
     @staticmethod
-    def _read_fit(folder: Path, stored: Mapping[str, Any], model: LensModel) -> Fit:
+    def _read_fit(folder: Path, stored: Mapping[str, Any], model: LensModel) -> Fit[Adapter]:
         return Fit(
-            intervention=HeadIntervention.load(folder / ADAPTER_FOLDER, model),
+            intervention=load_adapter(folder / ADAPTER_FOLDER, model),
             scores=None if stored["scores"] is None else scores_from_json(stored["scores"]),
             losses={stage: tuple(losses) for stage, losses in stored["losses"].items()},
         )

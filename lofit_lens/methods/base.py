@@ -1,7 +1,8 @@
 """What a method is: a frozen set of its own hyperparameters that can `fit`."""
 
+import json
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated
@@ -9,7 +10,7 @@ from pydantic.dataclasses import dataclass as validated
 from lofit_lens.batches import TOKEN_BUDGET
 from lofit_lens.fitting import Optimisation
 from lofit_lens.heads import HeadScores
-from lofit_lens.interventions import HeadIntervention
+from lofit_lens.interventions import Adapter
 from lofit_lens.lens import LensModel
 from lofit_lens.tasks.base import Task
 
@@ -18,8 +19,12 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
+#: What kind of edit a method makes.
+EditT = TypeVar("EditT", bound=Adapter, covariant=True)
+
+
 @dataclass(frozen=True, eq=False)
-class Fit:
+class Fit(Generic[EditT]):
     """What a method found.
 
     Args:
@@ -28,15 +33,26 @@ class Fit:
         losses: for each stage of training, the loss of every step.
     """
 
-    intervention: HeadIntervention
+    intervention: EditT
     scores: HeadScores | None = None
     losses: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+def settings_of(method: Any) -> dict[str, Any]:
+    """A method's hyperparameters as plain JSON values."""
+    values = {name: getattr(method, name) for name in method.__dataclass_fields__}
+    return json.loads(json.dumps(values))
+
+
+def made_by(method: Any, task: Task, seed: int) -> dict[str, Any]:
+    """What an adapter says of where it comes from."""
+    return {"method": type(method).__name__, "task": task.name, "seed": seed, "settings": settings_of(method)}
 
 
 class Method(Protocol):
     """A method is its configuration: `fit` needs nothing but a model, a task and a seed."""
 
-    def fit(self, model: LensModel, task: Task, *, seed: int = 0) -> Fit: ...
+    def fit(self, model: LensModel, task: Task, *, seed: int = 0) -> Fit[Adapter]: ...
 
 
 @validated(frozen=True, config=ConfigDict(extra="forbid"))
@@ -61,7 +77,10 @@ class Trained:
 
     def settings(self) -> dict[str, Any]:
         """The hyperparameters as plain JSON values."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return settings_of(self)
+
+    def _made_by(self, task: Task, seed: int) -> dict[str, Any]:
+        return made_by(self, task, seed)
 
     def _optimisation(self, learning_rate: float, epochs: int, l1: float = 0.0) -> Optimisation:
         return Optimisation(

@@ -11,8 +11,11 @@ For each head, with z its output at the last token of prompt and answer:
 Nothing is trained but the probes; the edit is an offset, so it is a `HeadIntervention`.
 
 Where the paper and its code differ: sigma is taken over the answers that the directions come from (the paper); the code takes
-another set of texts, those of the test questions included. The code edits the last position of each forward pass, this every
-position, as LoFiT does, so that the two can be compared. Where a task has no wrong answers, another example's answer stands in.
+another set of texts, those of the test questions included. Where a task has no wrong answers, another example's stands in.
+
+Positions. LoFiT edits all of them, and so does this, that the two can be compared. The published code edits, in generation, the
+last position of each forward pass, which is the prompt's last token and every generated one: `generated`. In multiple choice it
+starts one token late, so that the first two tokens of every answer are predicted unedited: `published`.
 """
 
 from typing import Annotated, Any, Literal
@@ -27,8 +30,9 @@ from lofit_lens.activations import last_token_z
 from lofit_lens.batches import TOKEN_BUDGET
 from lofit_lens.heads import HeadScores, checked_heads, head_count
 from lofit_lens.interventions import HeadIntervention
+from lofit_lens.layout import Positions
 from lofit_lens.lens import LensModel
-from lofit_lens.methods.base import Fit
+from lofit_lens.methods.base import Fit, made_by, settings_of
 from lofit_lens.models import base_of, check_model
 from lofit_lens.probes import Probes, fit_probes, held_out, labelled_answers
 from lofit_lens.tasks.base import Task, non_empty
@@ -45,6 +49,7 @@ class ITI:
         heads: edit these instead of the k best probes' heads.
         alpha: strength, in standard deviations.
         direction: `mass-mean` (the paper's best), `probe` (the published code's default) or `random` (control).
+        positions: which are edited: `all`, `generated`, or `published`; see the module.
         val_share: share of the training questions that probes are judged by.
         standardise: whether probes are fitted on standardised activations.
         max_iter: of the probes' solver.
@@ -55,12 +60,13 @@ class ITI:
     heads: tuple[tuple[int, int], ...] | None = None
     alpha: Annotated[float, Field(allow_inf_nan=False)] = 15.0
     direction: Direction = "mass-mean"
+    positions: Positions = "all"
     val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     standardise: bool = True
     max_iter: Annotated[int, Field(ge=1, strict=True)] = 1000
     token_budget: Annotated[int, Field(ge=1, strict=True)] = TOKEN_BUDGET
 
-    def fit(self, model: LensModel, task: Task, *, seed: int = 0) -> Fit:
+    def fit(self, model: LensModel, task: Task, *, seed: int = 0) -> Fit[HeadIntervention]:
         """Collect activations, fit probes, choose heads and directions.
 
         Raises:
@@ -80,9 +86,10 @@ class ITI:
         intervention = HeadIntervention(
             chosen,
             offset=torch.stack([self.alpha * sigma * theta for sigma, theta in zip(spreads, directions, strict=True)]),
-            made_by={"method": "ITI", "task": task.name, "seed": seed, "settings": self.settings()},
+            made_by=made_by(self, task, seed),
             head_scores=tuple(scores[head] for head in chosen),
             base_model=base_of(model),
+            positions=self.positions,
         )
         return Fit(intervention, scores)
 
@@ -110,8 +117,7 @@ class ITI:
 
     def settings(self) -> dict[str, Any]:
         """The hyperparameters as plain JSON values."""
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**plain, "heads": None if self.heads is None else [list(head) for head in self.heads]}
+        return settings_of(self)
 
     def _directions(
         self, of_heads: list[Tensor], is_right: Bool[Tensor, "text"], probe_weights: list[Tensor], seed: int

@@ -17,17 +17,18 @@ would want, we do not: the DPO reference is the bare model (code: the model with
 off by a fixed template length, and heads of two folds never overwrite each other's file.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated
 
-from lofit_lens.fitting import Objective, VectorKind, fit_vectors, objective_of
+from lofit_lens.fitting import VectorKind, fit_vectors
 from lofit_lens.heads import HeadScores, checked_heads, head_count
 from lofit_lens.interventions import HeadIntervention, scores_from_norms
 from lofit_lens.lens import LensModel
 from lofit_lens.methods.base import Count, Fit, NotNegative, Positive, Trained
 from lofit_lens.models import base_of, check_model
+from lofit_lens.objectives import Objective, objective_of
 from lofit_lens.tasks.base import Task
 
 
@@ -79,7 +80,7 @@ class LoFiT(Trained):
         scores = scores_from_norms(vectors, heads, info.n_layers, info.n_heads, quantity=quantity, made_by=made_by)
         return scores, losses
 
-    def fit(self, model: LensModel, task: Task, *, seed: int = 0) -> Fit:
+    def fit(self, model: LensModel, task: Task, *, seed: int = 0) -> Fit[HeadIntervention]:
         """Select heads (unless they are given) and learn their offsets.
 
         Raises:
@@ -104,15 +105,11 @@ class LoFiT(Trained):
         intervention = HeadIntervention(
             heads,
             offset=offset,
-            made_by={"method": "LoFiT", "task": task.name, "seed": seed, "settings": self.settings()},
+            made_by=self._made_by(task, seed),
             head_scores=None if scores is None else tuple(scores[head] for head in heads),
             base_model=base_of(model),
         )
         return Fit(intervention, scores, losses)
-
-    def settings(self) -> dict[str, Any]:
-        """The hyperparameters as plain JSON values."""
-        return {**super().settings(), "heads": None if self.heads is None else [list(head) for head in self.heads]}
 
     @classmethod
     def from_paper(cls, model: str, task: str, *, share: Literal["3%", "10%"] = "10%") -> "LoFiT":

@@ -8,19 +8,20 @@ It is LoFiT's edit at all heads at once, nothing chosen, so the fit is a `HeadIn
 original edits the output of each MLP instead.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from lofit_lens import lens
-from lofit_lens.fitting import objective_of, train
+from lofit_lens.fitting import train
 from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention
 from lofit_lens.lens import LensModel
 from lofit_lens.methods.base import Count, Fit, Positive, Trained
 from lofit_lens.models import base_of, check_model
+from lofit_lens.objectives import objective_of
 from lofit_lens.tasks.base import Task
 
 
@@ -38,7 +39,7 @@ class RED(Trained):
     epochs: Count = 5
     layers: Literal["all", "lower", "upper"] = "all"
 
-    def fit(self, model: LensModel, task: Task, *, seed: int = 0) -> Fit:
+    def fit(self, model: LensModel, task: Task, *, seed: int = 0) -> Fit[HeadIntervention]:
         """Learn both vectors of every head.
 
         Raises:
@@ -65,6 +66,7 @@ class RED(Trained):
             lowest_layer=heads[0].layer,
             description=f"{task.name}: RED",
         )
-        made_by: dict[str, Any] = {"method": "RED", "task": task.name, "seed": seed, "settings": self.settings()}
-        intervention = HeadIntervention(heads, scale.detach(), offset.detach(), made_by, base_model=base_of(model))
+        intervention = HeadIntervention(
+            heads, scale.detach(), offset.detach(), self._made_by(task, seed), base_model=base_of(model)
+        )
         return Fit(intervention, losses={"both": losses})

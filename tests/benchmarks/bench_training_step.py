@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 import lofit_lens as ll
-from lofit_lens.fitting import AnswerObjective, Optimisation, accumulate_gradient, weights_frozen
+from lofit_lens.fitting import Optimisation, accumulate_gradient, weights_frozen
 from lofit_lens.frozen import ResidualStore
 from lofit_lens.heads import Head
 from lofit_lens.lens import z_hook
 from lofit_lens.losses import l1_penalty
+from lofit_lens.objectives import AnswerObjective
 from lofit_lens.tasks import Example
 
 ROUNDS = 5

@@ -11,8 +11,9 @@ from lofit_lens import lens, models
 from lofit_lens.activations import last_token_z
 from lofit_lens.batches import collate, encode, encode_prompt
 from lofit_lens.examination import ModelInfo
-from lofit_lens.fitting import AnswerObjective, Optimisation, accumulate_gradient, weights_frozen
+from lofit_lens.fitting import Optimisation, accumulate_gradient, weights_frozen
 from lofit_lens.frozen import ResidualStore
+from lofit_lens.objectives import AnswerObjective
 from lofit_lens.prefixes import unread_prefix
 from lofit_lens.scoring import answer_logits
 from lofit_lens.tasks import Example

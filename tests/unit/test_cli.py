@@ -80,7 +80,7 @@ def test_lists_name_every_model_and_task():
         (("fit", "kinship", "--model", "tiny-llama", "--k", "13", "--out", "x"), "12"),
         (("fit", "kinship", "--model", "tiny-llama", "--k", "many", "--out", "x"), "--k 'many'"),
         (("fit", "kinship", "--model", "tiny-llama", "--n-train", "0", "--out", "x"), "n_train"),
-        (("fit", "kinship", "--model", "tiny-llama", "--method", "itti", "--out", "x"), "wanted one of lofit, iti, red"),
+        (("fit", "kinship", "--model", "tiny-llama", "--method", "itti", "--out", "x"), "wanted one of lofit, iti, repe, red"),
         (("fit", "kinship", "--model", "tiny-llama", "--method", "red", "--k", "3", "--out", "x"), "neither --k nor"),
         (("fit", "kinship", "--model", "tiny-llama", "--alhpa", "3", "--out", "x"), "--scale-lr VALUE"),
         (("fit", "kinship", "--model", "tiny-llama", "--scale-lr", "-3", "--out", "x"), "scale_lr"),

@@ -9,14 +9,12 @@ from torch import Tensor
 
 from lofit_lens import check_model, load_model, models, tiny_model
 from lofit_lens.fitting import (
-    AnswerObjective,
     NonFiniteLossError,
     Optimisation,
-    PreferenceObjective,
     fit_vectors,
-    objective_of,
 )
 from lofit_lens.heads import Head
+from lofit_lens.objectives import AnswerObjective, PreferenceObjective, objective_of
 from lofit_lens.tasks.base import Example
 from lofit_lens.tiny import tiny_pair
 

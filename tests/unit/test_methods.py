@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import lofit_lens as ll
-from lofit_lens.methods import ITI, METHODS, RED, LoFiT
+from lofit_lens.methods import ITI, METHODS, RED, BitFit, FewShot, JoLA, LoFiT, LoRA, LoReFT, RepE
 from lofit_lens.tasks import Example
 
 EXAMPLES = [
@@ -15,8 +15,18 @@ EXAMPLES = [
 MADE = {
     "lofit": LoFiT(k=3, scale_lr=2e-2, offset_lr=5e-2, scale_epochs=2, offset_epochs=3, batch_size=4),
     "iti": ITI(k=3, alpha=3.0),
+    "repe": RepE(alpha=3.0),
     "red": RED(learning_rate=2e-2, epochs=3, batch_size=4),
+    "lora": LoRA(rank=2, learning_rate=2e-2, epochs=3, batch_size=4),
+    "loreft": LoReFT(rank=2, prefix=1, suffix=2, learning_rate=2e-2, epochs=3, batch_size=4),
+    "bitfit": BitFit(learning_rate=2e-2, epochs=3, batch_size=4),
+    "jola": JoLA(learning_rate=2e-2, penalty=1e-4, epochs=3, batch_size=4),
+    "few_shot": FewShot(n_examples=2),
 }
+#: These train nothing.
+UNTRAINED = ("iti", "repe", "few_shot")
+#: The edit of these does not depend on the seed where every example has a wrong answer.
+SEEDLESS = ("iti", "repe")
 
 
 def test_every_method_is_tested_here():
@@ -27,7 +37,7 @@ def test_every_method_is_tested_here():
 @pytest.mark.parametrize("loss", ["cross_entropy", "dpo"])
 @pytest.mark.parametrize("name", MADE)
 def test_a_fit_has_an_effect_and_survives_being_saved(llama, toy_task, tmp_path, name, loss):
-    task = toy_task({"train": EXAMPLES}, loss=loss)
+    task = toy_task({"train": EXAMPLES, "val": EXAMPLES}, loss=loss)
     prompts, answers = [e.prompt for e in EXAMPLES], [e.answer for e in EXAMPLES]
     base = ll.answer_logprobs(llama, prompts, answers)
     fit = MADE[name].fit(llama, task, seed=1)
@@ -35,15 +45,19 @@ def test_a_fit_has_an_effect_and_survives_being_saved(llama, toy_task, tmp_path,
     edited = ll.answer_logprobs(llama, prompts, answers, fit.intervention)
     assert (edited - base).abs().max() > 1e-2
     fit.intervention.save(tmp_path / name)
-    again = ll.HeadIntervention.load(tmp_path / name, llama)
+    again = ll.load_adapter(tmp_path / name, llama)
+    assert type(again) is type(fit.intervention)
     assert torch.equal(ll.answer_logprobs(llama, prompts, answers, again), edited)
     assert again.made_by == {**fit.intervention.made_by, "settings": MADE[name].settings()}
-    same, other = (MADE[name].fit(llama, task, seed=seed).intervention.offset for seed in (1, 2))
-    assert torch.equal(same, fit.intervention.offset)
-    assert name == "iti" or not torch.equal(other, same)
+    assert again.n_parameters == fit.intervention.n_parameters
+    same, other = (
+        ll.answer_logprobs(llama, prompts, answers, MADE[name].fit(llama, task, seed=seed).intervention) for seed in (1, 2)
+    )
+    assert torch.equal(same, edited)
+    assert name in SEEDLESS or not torch.equal(other, same)
 
 
-@pytest.mark.parametrize("name", [name for name in MADE if name != "iti"])
+@pytest.mark.parametrize("name", [name for name in MADE if name not in UNTRAINED])
 def test_what_is_trained_comes_down(llama, toy_task, name):
     task = toy_task({"train": EXAMPLES})
     (losses,) = list(MADE[name].fit(llama, task).losses.values())[-1:]

@@ -12,18 +12,21 @@ ROOT = Path(lofit_lens.__file__).parent
 
 #: Every module, lowest level first. A module imports from lower levels only.
 LEVELS = (
-    {"files", "heads", "lens", "losses", "plots.template", "progress", "statistics", "tasks.base", "tiny"},
-    {"adapters", "batches", "embedded", "tasks.sources", "tasks.world"},
+    {"files", "heads", "layout", "lens", "losses", "plots.template", "progress", "statistics", "tasks.base", "tiny"},
+    {"adapters", "batches", "embedded", "patching", "tasks.sources", "tasks.world"},
     {"packing", "tasks.data"},
     {"examination"},
     {"models", "tasks.clutrr", "tasks.counterfactual", "tasks.ioi", "tasks.kinship", "tasks.mquake", "tasks.own"}
     | {"tasks.open_domain", "tasks.reasoning", "tasks.text", "tasks.truth", "tasks.truthfulqa"},
-    {"frozen", "interventions", "prefixes", "tasks"},
+    {"frozen", "interventions.base", "prefixes", "tasks"},
+    {f"interventions.{kind}" for kind in ("heads", "lora", "low_rank", "prompt", "residual")},
+    {"interventions"},
     {"activations", "probes", "scoring"},
-    {"fitting", "generation"},
+    {"generation", "objectives"},
+    {"fitting"},
     {"evaluation", "harness", "methods.base", "selection", "side_effects"},
-    {"methods.iti", "methods.lofit", "methods.red"},
-    {"analysis.transfer", "judging", "methods", "store"},
+    {f"methods.{name}" for name in ("bitfit", "few_shot", "iti", "jola", "lofit", "lora", "loreft", "red", "repe")},
+    {"analysis.transfer", "causal", "judging", "methods", "store"},
     {"analysis", "plots.heads", "plots.transfer"},
     {"plots"},
     {"lofit_lens", "demo"},
@@ -33,11 +36,12 @@ LEVELS = (
 
 #: What only some may import: a library, and the modules (or whole rooms) that do.
 GATES = {
-    "transformer_lens": ("models", "lens"),
+    "transformer_lens": ("models", "lens", "patching"),
     "datasets": ("tasks",),
     "plotly": ("plots", "report"),
     "circuitsvis": ("plots", "report"),
     "lm_eval": ("harness",),
+    "peft": ("interventions.lora",),
     "ray": ("cluster",),
     "pickle": (),
 }
@@ -52,6 +56,7 @@ STRANGERS = {
 #: Modules of a room that its other modules share; otherwise siblings never import each other.
 SHARED = {
     "tasks": ("tasks.base", "tasks.data", "tasks.sources", "tasks.world"),
+    "interventions": ("interventions.base",),
     "methods": ("methods.base",),
     "analysis": (),
 }
@@ -94,7 +99,7 @@ def level_of(module: str) -> int:
 
 
 def test_imports_are_found_wherever_they_stand():
-    assert {"lens", "heads", "models", "adapters"} <= own_imports_of("interventions")
+    assert {"lens", "heads", "models", "layout"} <= own_imports_of("interventions.heads")
     assert "lofit_lens" in own_imports_of("cli")
     # Inside a function.
     assert "transformer_lens" in {name.split(".")[0] for name in imports_of("lens")}

@@ -1,6 +1,6 @@
-"""Edits of a running model: what they are, and the one way to attach them.
+"""Scales and offsets at attention heads: LoFiT's edit, and ITI's, RED's and JoLA's.
 
-LoFiT's edit (paper section 3, equation 3; published code `models/modeling_llama.py`) of head `h` in layer `l`, at every
+The edit (paper section 3, equation 3; published code `models/modeling_llama.py`) of head `h` in layer `l`, at every
 token position, padding included, before W_O:
 
     z[l, h]  <-  (1 + scale[l, h]) * z[l, h] + offset[l, h]
@@ -9,53 +9,25 @@ Vectors are float32 whatever the model is, and the arithmetic is done in float32
 0.001 would vanish in `1 + scale`. With zero vectors the result is the model's own, bit for bit.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, get_args
 
 import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from lofit_lens import adapters, lens
+from lofit_lens import lens
 from lofit_lens.heads import Head, HeadScores, checked_heads
+from lofit_lens.interventions.base import FwdHook, malformed, read_checked_adapter, save_adapter
+from lofit_lens.layout import Positions, layout_of
 from lofit_lens.lens import LensModel
-from lofit_lens.models import base_of, check_model, fingerprint
+from lofit_lens.models import check_model
 
-FwdHook = tuple[str, Callable[..., Tensor]]
-
-
-@runtime_checkable
-class Intervention(Protocol):
-    """Anything that edits a running model by forward hooks.
-
-    It must treat all positions alike: what prompts share may be read ahead of the rest, and several sequences may share a row.
-    """
-
-    def fwd_hooks(self, model: LensModel) -> list[FwdHook]:
-        """The hooks to attach, as TransformerLens takes them: (hook point name, function of the activation)."""
-        ...
-
-
-@contextmanager
-def attached(model: LensModel, intervention: Intervention | None) -> Iterator[LensModel]:
-    """Run the model inside this block with the edit at work; afterwards it is the base model again, bit for bit.
-
-    Args:
-        model: a TransformerBridge or HookedTransformer; its own methods (`generate`, `run_with_cache`) see the edit too.
-        intervention: None attaches nothing.
-
-    Raises:
-        ValueError: the edit does not fit the model.
-    """
-    if intervention is None:
-        yield model
-        return
-    with model.hooks(fwd_hooks=intervention.fwd_hooks(model)):
-        yield model
+KIND = "heads"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +41,7 @@ class HeadIntervention:
         made_by: how it came about, kept in the adapter's files (method, task, seeds, settings).
         head_scores: the selection scores of `heads`, if it was made by a selection.
         base_model: the model that it was made for, as `models.base_of` describes it.
+        positions: where it applies; see `layout.Positions`. Everywhere, unless ITI was asked for something else.
     """
 
     heads: tuple[Head, ...]
@@ -77,6 +50,7 @@ class HeadIntervention:
     made_by: Mapping[str, Any] = field(default_factory=dict)
     head_scores: tuple[float, ...] | None = None
     base_model: Mapping[str, Any] | None = None
+    positions: Positions = "all"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", tuple(Head(*head) for head in self.heads))
@@ -88,6 +62,8 @@ class HeadIntervention:
                 )
         if self.head_scores is not None and len(self.head_scores) != len(self.heads):
             raise ValueError(f"{len(self.head_scores)} head_scores for {len(self.heads)} heads; wanted one for each")
+        if self.positions not in get_args(Positions):
+            raise ValueError(f"got positions {self.positions!r}; wanted one of {', '.join(get_args(Positions))}")
         if self.scale is None and self.offset is None:
             raise ValueError("an intervention needs a scale or an offset; for no edit at all, pass None instead of it")
         if self.scale is not None and self.offset is not None and self.scale.shape != self.offset.shape:
@@ -103,6 +79,18 @@ class HeadIntervention:
     def n_parameters(self) -> int:
         """How many numbers the edit is made of (the paper's Table 3)."""
         return sum(vectors.numel() for vectors in (self.scale, self.offset) if vectors is not None)
+
+    @property
+    def position_free(self) -> bool:
+        return self.positions == "all"
+
+    def attach(self, model: LensModel) -> AbstractContextManager[Any]:
+        """The edit is at work inside.
+
+        Raises:
+            ValueError: as `fwd_hooks`.
+        """
+        return model.hooks(fwd_hooks=self.fwd_hooks(model))
 
     def fwd_hooks(self, model: LensModel) -> list[FwdHook]:
         """One hook for every layer that has an edited head.
@@ -130,7 +118,11 @@ class HeadIntervention:
                 edited = edited * (1 + scale.to(z.device))
             if offset is not None:
                 edited = edited + offset.to(z.device)
-            return edited.to(z.dtype)
+            edited = edited.to(z.dtype)
+            if self.position_free:
+                return edited
+            here = layout_of(z).edited(self.positions).to(z.device)
+            return torch.where(here[:, :, None, None], edited, z)
 
         return edit
 
@@ -182,8 +174,10 @@ class HeadIntervention:
         """Vectors of heads that both edit add up; heads that one of them edits keep its vectors.
 
         Raises:
-            ValueError: of another d_head or another base model.
+            ValueError: of another d_head, at other positions, or of another base model.
         """
+        if self.positions != other.positions:
+            raise ValueError(f"cannot add interventions at {self.positions!r} and at {other.positions!r} positions")
         if self.d_head != other.d_head:
             raise ValueError(f"cannot add interventions with d_head = {self.d_head} and {other.d_head}")
         bases = [part.base_model["fingerprint"] for part in (self, other) if part.base_model is not None]
@@ -203,13 +197,15 @@ class HeadIntervention:
 
         made_by = {"sum_of": [dict(self.made_by), dict(other.made_by)]}
         base_model = self.base_model or other.base_model
-        return HeadIntervention(heads, total("scale"), total("offset"), made_by, base_model=base_model)
+        return HeadIntervention(
+            heads, total("scale"), total("offset"), made_by, base_model=base_model, positions=self.positions
+        )
 
     def __sub__(self, other: "HeadIntervention") -> "HeadIntervention":
         return self + (-other)
 
     def save(self, folder: str | Path, model: LensModel | None = None, *, overwrite: bool = False) -> Path:
-        """Write an adapter folder: `lofit_config.json`, `lofit_vectors.safetensors`, and a card. See `adapters`.
+        """Write an adapter folder: `lofit_config.json`, `lofit_vectors.safetensors`, and a card.
 
         Args:
             folder: where to.
@@ -221,19 +217,15 @@ class HeadIntervention:
             FileExistsError: the folder exists, and `overwrite` is not set.
             OSError: it cannot be written; nothing is left half-written.
         """
-        base_model = self.base_model if model is None else base_of(model)
-        if base_model is None:
-            raise ValueError("this intervention does not know its base model; pass it: save(folder, model)")
-        config = {
-            "base_model": dict(base_model),
+        described = {
+            "edit": f"{len(self.heads)} attention heads, z <- (1 + scale) * z + offset",
             "hook_point": lens.z_hook(0).replace(".0.", ".{layer}."),
-            "numerics": "raw weights",
+            "positions": self.positions,
             "heads": [list(head) for head in self.heads],
             "head_scores": None if self.head_scores is None else list(self.head_scores),
-            "made_by": dict(self.made_by),
         }
         vectors = {name: getattr(self, name) for name in ("scale", "offset") if getattr(self, name) is not None}
-        return adapters.write_adapter(Path(folder), config, vectors, overwrite=overwrite)
+        return save_adapter(self, KIND, described, vectors, folder, model, overwrite=overwrite)
 
     @classmethod
     def load(cls, folder: str | Path, model: LensModel | None = None) -> "HeadIntervention":
@@ -245,32 +237,21 @@ class HeadIntervention:
 
         Raises:
             FileNotFoundError: no adapter there.
-            ValueError: truncated, foreign, of an unknown schema, or of another base model.
+            ValueError: truncated, foreign, of an unknown schema, of another kind, or of another base model.
         """
-        config, vectors = adapters.read_adapter(Path(folder))
+        config, vectors = read_checked_adapter(folder, KIND, model)
         try:
-            name, wanted = config["base_model"]["name"], config["base_model"]["fingerprint"]
-            heads = tuple(Head(*map(int, head)) for head in config["heads"])
-            scores = None if config["head_scores"] is None else tuple(map(float, config["head_scores"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{Path(folder) / adapters.CONFIG_FILE} has values of another form ({error!r}); wanted what "
-                "HeadIntervention.save writes"
-            ) from error
-        if model is not None and fingerprint(model) != wanted:
-            raise ValueError(
-                f"the adapter in {folder} was made for {name!r} (fingerprint {wanted}), this model is "
-                f"{getattr(model.cfg, 'model_name', 'unknown')!r} ({fingerprint(model)}); load that model, or pass "
-                "model=None to read the vectors without the check"
+            return cls(
+                heads=tuple(Head(*map(int, head)) for head in config["heads"]),
+                scale=vectors.get("scale"),
+                offset=vectors.get("offset"),
+                made_by=config["made_by"],
+                head_scores=None if config["head_scores"] is None else tuple(map(float, config["head_scores"])),
+                base_model=config["base_model"],
+                positions=config.get("positions", "all"),
             )
-        return cls(
-            heads=heads,
-            scale=vectors.get("scale"),
-            offset=vectors.get("offset"),
-            made_by=config["made_by"],
-            head_scores=scores,
-            base_model=config["base_model"],
-        )
+        except (KeyError, TypeError, ValueError) as error:
+            raise malformed(folder, error) from error
 
 
 def _spread(vectors: Float[Tensor, "n d_head"], indices: list[int], n_heads: int) -> Float[Tensor, "head d_head"]:

@@ -1,0 +1,47 @@
+"""Prompt baselines: the model as it is, with worked examples in front of every prompt (few-shot), or with none (zero-shot).
+
+    example 1's prompt and answer, an empty line, example 2's prompt and answer, an empty line, ..., the prompt
+
+Examples are drawn from the training split by the seed, the same ones for every prompt, so that they are read once.
+"""
+
+import random
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from lofit_lens.interventions import PromptIntervention
+from lofit_lens.lens import LensModel
+from lofit_lens.methods.base import Fit, made_by, settings_of
+from lofit_lens.models import base_of
+from lofit_lens.tasks.base import Task
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class FewShot:
+    """Worked examples in front of every prompt.
+
+    Args:
+        n_examples: how many; 0 is zero-shot.
+        separator: between them.
+    """
+
+    n_examples: Annotated[int, Field(ge=0, strict=True)] = 5
+    separator: str = "\n\n"
+
+    def fit(self, model: LensModel, task: Task, *, seed: int = 0) -> Fit[PromptIntervention]:
+        """Draw the examples. Nothing is trained.
+
+        Raises:
+            ValueError: the training split has fewer examples.
+        """
+        if len(task.train) < self.n_examples:
+            raise ValueError(f"got {len(task.train)} training examples of {task.name}, wanted {self.n_examples} or more")
+        drawn = random.Random(seed).sample(task.train, self.n_examples)
+        text = "".join(f"{example.prompt}{example.answer}{self.separator}" for example in drawn)
+        return Fit(PromptIntervention(text, made_by(self, task, seed), base_of(model)))
+
+    def settings(self) -> dict[str, Any]:
+        """The hyperparameters as plain JSON values."""
+        return settings_of(self)
