@@ -1,0 +1,144 @@
+"""Every method on six tasks, side by side: what it learns, what that costs, and what it changes elsewhere.
+
+SmolLM2-135M-Instruct (dequantised, float32), the sizes of `figures/studies.py`, seeds 0 and 1, five epochs in batches of 8 for
+whatever is trained. Every method has the same budget for its settings: two values of what matters most to it, about a factor of
+five apart, of which the validation split picks one with seed 0; both seeds then use it. LoFiT keeps 10 % of the heads. What an
+edit costs elsewhere is measured on 50 ARC-Challenge test questions with their right answers, text that no task here has.
+
+    python -m figures.methods.study                     # run what is missing
+    python -m figures.methods.study kinship mquake      # only these tasks; several can run side by side
+    python -m figures.methods.study table               # what has come out, also written to table.csv and table.md
+"""
+
+import json
+import logging
+import statistics
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import lofit_lens as ll
+from figures.studies import LOFIT, TASKS, best_of, interval_text, lofit_scores, paired, stored, write_table
+from lofit_lens.lens import LensModel
+from lofit_lens.methods import ITI, RED, BitFit, FewShot, JoLA, LoFiT, LoRA, LoReFT, Method, RepE
+
+RESULTS = Path(__file__).parent / "results"
+MODEL = "smollm2-135m-instruct"
+SEEDS = (0, 1)
+#: Nothing of a zero-shot prompt depends on the seed.
+SEEDS_OF = {"zero-shot": (0,)}
+#: What the candidates of a method differ in.
+VARIED = ("n_examples", "offset_lr", "alpha", "learning_rate")
+#: Tasks whose right and wrong answers are what RepE's reading vector tells apart (as in the LoFiT paper).
+TOLD_APART = ("truth", "truthfulqa")
+
+
+def candidates(task_name: str) -> dict[str, tuple[Method, ...]]:
+    """Every method in the settings that validation picks from."""
+    vector = "reading" if task_name in TOLD_APART else "contrast"
+    return {
+        "zero-shot": (FewShot(n_examples=0),),
+        "few-shot": (FewShot(n_examples=2), FewShot(n_examples=8)),
+        "LoFiT": tuple(replace(LOFIT, offset_lr=rate) for rate in (1e-2, 5e-2)),
+        "ITI": tuple(ITI(k=0.1, alpha=alpha) for alpha in (3.0, 15.0)),
+        "RepE": tuple(RepE(vector=vector, alpha=alpha, n_val=25) for alpha in (2.0, 10.0)),
+        "RED": tuple(RED(learning_rate=rate) for rate in (5e-3, 2e-2)),
+        "BitFit": tuple(BitFit(learning_rate=rate) for rate in (2e-3, 1e-2)),
+        "JoLA": tuple(JoLA(learning_rate=rate, epochs=5) for rate in (5e-3, 2e-2)),
+        "LoRA": tuple(LoRA(learning_rate=rate) for rate in (1e-3, 5e-3)),
+        "LoReFT": tuple(LoReFT(learning_rate=rate) for rate in (1e-3, 5e-3)),
+    }
+
+
+def run(model: LensModel, task_name: str, texts: list[str]) -> None:
+    for name, methods in candidates(task_name).items():
+        chosen = methods
+        for seed in SEEDS_OF.get(name, SEEDS):
+            cell = stored(cell_path(task_name, name, seed), lambda: judged(model, task_name, chosen, seed, texts))  # noqa: B023
+            if seed == 0:
+                chosen = (methods[cell["chosen"]],)
+
+
+def cell_path(task_name: str, method_name: str, seed: int) -> Path:
+    return RESULTS / f"{task_name}-{method_name}-seed{seed}.json"
+
+
+def judged(model: LensModel, task_name: str, methods: tuple[Method, ...], seed: int, texts: list[str]) -> dict[str, Any]:
+    """The best of these, and what it costs."""
+    selection_seconds = 0.0
+    if isinstance(methods[0], LoFiT):
+        scores, selection_seconds = lofit_scores(model, MODEL, task_name, seed)
+        methods = tuple(replace(method, heads=scores.top(method.k)) for method in methods)
+    adapter, found = best_of(model, TASKS[task_name], methods, seed)
+    if isinstance(adapter, ll.HeadIntervention) and isinstance(methods[0], LoFiT | ITI):
+        adapter.save(RESULTS / "adapters" / f"{task_name}-{type(methods[0]).__name__}-seed{seed}", model, overwrite=True)
+    cost = ll.side_effects(model, adapter, texts).summary()["mean"].to_dict()
+    return found | {"n_parameters": adapter.n_parameters, "selection_seconds": selection_seconds, "cost": cost}
+
+
+def table() -> pd.DataFrame:
+    """A row for each task and method that has come out."""
+    rows = []
+    for task_name in TASKS:
+        lofit = cells(task_name, "LoFiT")
+        for name in candidates(task_name):
+            if found := cells(task_name, name):
+                rows.append({"task": task_name, "method": name, **_row(found, lofit, is_lofit=name == "LoFiT")})
+    return pd.DataFrame(rows)
+
+
+def cells(task_name: str, method_name: str) -> list[dict[str, Any]]:
+    paths = [cell_path(task_name, method_name, seed) for seed in SEEDS_OF.get(method_name, SEEDS)]
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+
+def _row(found: list[dict[str, Any]], lofit: list[dict[str, Any]], *, is_lofit: bool) -> dict[str, Any]:
+    tests = [ll.Evaluation.from_json(cell["test"]) for cell in found]
+    picked = found[0]["trials"][found[0]["chosen"]]
+    row = {
+        "metric": tests[0].metric,
+        "n": tests[0].n,
+        "seeds": len(tests),
+        "mean": round(sum(test.value for test in tests) / len(tests), 3),
+        "each seed's 95 % interval": "; ".join(interval_text(test.value, *test.interval()) for test in tests),
+        "less than LoFiT by": "",
+        "p": "",
+        "numbers in the edit": found[0]["n_parameters"],
+        "processor seconds of a fit": round(_mean(cell["selection_seconds"] + _chosen(cell)["seconds"] for cell in found)),
+        "rise in cross-entropy": round(_mean(cell["cost"]["rise_in_cross_entropy"] for cell in found), 3),
+        "KL": round(_mean(cell["cost"]["kl"] for cell in found), 3),
+        "picked": ", ".join(f"{key} {picked['settings'][key]:g}" for key in VARIED if key in picked["settings"]),
+    }
+    if lofit and not is_lofit:
+        # A method without seeds is compared with every seed of LoFiT.
+        ours = found if len(found) == len(lofit) else found[:1] * len(lofit)
+        mean, low, high, p = paired(lofit, ours)
+        row |= {"less than LoFiT by": interval_text(mean, low, high), "p": f"{p:.4f}"}
+    return row
+
+
+def _chosen(cell: dict[str, Any]) -> dict[str, Any]:
+    return cell["trials"][cell["chosen"]]
+
+
+def _mean(values: Iterable[float]) -> float:
+    return statistics.fmean(values)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if sys.argv[1:] == ["table"]:
+        write_table(table(), RESULTS.parent, "table")
+        return
+    model = ll.load_model(MODEL)
+    texts = [f"{one.prompt}{one.answer}" for one in ll.tasks.ARCChallenge(n_test=50).test]
+    for task_name in sys.argv[1:] or TASKS:
+        run(model, task_name, texts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What the studies beside this file share: their small setting, cells that are computed once, and tables.
+
+Tasks are small, so that a study costs hours on two CPU cores, not days: 100 training examples, at most 100 to pick settings by,
+200 to test on. Whatever a study computes is a cell, one JSON file, and is skipped when that file exists: a study can be stopped
+and started at any time, and several processes can work on different parts.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from scipy import stats
+
+import lofit_lens as ll
+from lofit_lens.files import write_text_atomically
+from lofit_lens.interventions import Adapter
+from lofit_lens.lens import LensModel
+from lofit_lens.statistics import mean_interval
+from lofit_lens.tasks import Task
+
+SIZES = {"n_train": 100, "n_val": 100, "n_test": 200}
+TASKS: dict[str, Task] = {
+    "kinship": ll.tasks.Kinship(**SIZES),
+    "counterfactual": ll.tasks.Counterfactual(**SIZES),
+    "truth": ll.tasks.Truth(**SIZES),
+    "mquake": ll.tasks.MQuAKE(n_train=100, n_test=200),  # 95 validation questions are all that there are
+    "clutrr": ll.tasks.CLUTRR(seed=42, **SIZES),
+    "truthfulqa": ll.tasks.TruthfulQA(fold=0, n_train=100, n_test=200),  # 82
+}
+LOFIT = ll.methods.LoFiT(scale_lr=1e-2, l1=1e-3)
+LOFIT_SCORES = Path(__file__).parent / "lofit_scores"
+
+
+def stored(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is in that file, computed and written if it is not there."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(path, json.dumps(compute()))
+        logging.info("%s is done", path.stem)
+    return json.loads(path.read_text())
+
+
+def lofit_scores(model: LensModel, model_name: str, task_name: str, seed: int) -> tuple[ll.HeadScores, float]:
+    """LoFiT's first step, which all studies share, and its processor seconds."""
+
+    def select() -> dict[str, Any]:
+        start = time.process_time()
+        scores, _ = LOFIT.select(model, TASKS[task_name], seed=seed)
+        return {"scores": scores.values.tolist(), "seconds": time.process_time() - start}
+
+    found = stored(LOFIT_SCORES / f"{model_name}-{task_name}-seed{seed}.json", select)
+    return ll.HeadScores(torch.tensor(found["scores"])), found["seconds"]
+
+
+def tried(model: LensModel, task: Task, method: ll.methods.Method, seed: int) -> tuple[Adapter, dict[str, Any]]:
+    """A fit, its processor seconds, and how it does on the validation split."""
+    start = time.process_time()
+    adapter = method.fit(model, task, seed=seed).intervention
+    seconds = time.process_time() - start
+    validation = ll.evaluate(model, task, adapter, split="val")
+    return adapter, {"settings": method.settings(), "seconds": seconds, "val": validation.value}
+
+
+def best_of(model: LensModel, task: Task, methods: Sequence[ll.methods.Method], seed: int) -> tuple[Adapter, dict[str, Any]]:
+    """The fit that does best on the validation split (of equal ones, the first), and what a cell keeps of it: which one it
+    is, what all of them scored, and every outcome on the test split.
+    """
+    trials = [tried(model, task, method, seed) for method in methods]
+    chosen = max(range(len(trials)), key=lambda i: (trials[i][1]["val"], -i))
+    adapter = trials[chosen][0]
+    found = {"chosen": chosen, "trials": [trial for _, trial in trials], "test": ll.evaluate(model, task, adapter).to_json()}
+    return adapter, found
+
+
+def paired(cells: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> tuple[float, float, float, float]:
+    """Mean difference in the task's metric between cells of the same seeds, its 95 % interval and two-sided p.
+
+    An example's difference is its mean over seeds, so that examples are what is drawn: BCa bootstrap, and a permutation test
+    that swaps the two sides of an example (10,000 draws).
+    """
+
+    def outcomes(of: Sequence[Mapping[str, Any]]) -> list[float]:
+        per_seed = [one["test"]["scores"][one["test"]["metric"]] for one in of]
+        return [sum(example) / len(example) for example in zip(*per_seed, strict=True)]
+
+    ours, theirs = outcomes(cells), outcomes(others)
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    mean = sum(differences) / len(differences)
+    test = stats.permutation_test(
+        (ours, theirs),
+        lambda a, b, axis: (a - b).mean(axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=10_000,
+        rng=0,
+    )
+    return mean, *mean_interval(differences), float(test.pvalue)
+
+
+def interval_text(mean: float, low: float, high: float) -> str:
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def write_table(frame: pd.DataFrame, folder: Path, name: str) -> None:
+    """As CSV and as Markdown, and on the screen."""
+    write_text_atomically(folder / f"{name}.csv", frame.to_csv(index=False))
+    lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + "---|" * len(frame.columns)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in frame.itertuples(index=False)]
+    write_text_atomically(folder / f"{name}.md", "\n".join(lines) + "\n")
+    print(frame.to_string(index=False))
