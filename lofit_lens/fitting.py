@@ -25,13 +25,16 @@ from lofit_lens.frozen import ResidualStore
 from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention, Intervention, attached
 from lofit_lens.lens import LensModel
-from lofit_lens.losses import l1_penalty
+from lofit_lens.losses import group_penalty, l1_penalty
 from lofit_lens.models import check_model
 from lofit_lens.objectives import Objective
 from lofit_lens.progress import progress
 from lofit_lens.scoring import answer_logits, target_logprobs
 
 VectorKind = Literal["scale", "offset"]
+#: What a penalty falls on: every entry of a vector by itself, or a head's vector as a whole.
+Penalised = Literal["entries", "heads"]
+_PENALTIES = {"entries": l1_penalty, "heads": group_penalty}
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -46,7 +49,8 @@ class Optimisation:
         learning_rate: at the first step; falls linearly to zero.
         epochs: passes over the training examples.
         batch_size: examples a step; the last batch of an epoch may be smaller.
-        l1: weight of the plain sum of absolute values.
+        l1: weight of the penalty on vectors.
+        penalised: what it falls on: `losses.l1_penalty` of entries, or `losses.group_penalty` of heads.
         weight_decay: AdamW's.
         clip_norm: largest norm of the gradient of all vectors together.
         init_std: standard deviation of the normal distribution that vectors start from (mean 0).
@@ -57,6 +61,7 @@ class Optimisation:
     epochs: int = 5
     batch_size: int = 8
     l1: float = 0.0
+    penalised: Penalised = "entries"
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     init_std: float = 1e-3
@@ -108,7 +113,7 @@ def fit_vectors(
         generator=generator,
         # A scale multiplies what the same layer computed, an offset adds to it: both leave the layers below untouched.
         lowest_layer=min((head.layer for head in heads), default=0),
-        penalty=(lambda: optimisation.l1 * l1_penalty(vectors)) if optimisation.l1 else None,
+        penalty=(lambda: optimisation.l1 * _PENALTIES[optimisation.penalised](vectors)) if optimisation.l1 else None,
         description=description,
     )
     return vectors.detach(), losses

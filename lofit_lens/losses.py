@@ -31,3 +31,11 @@ def dpo_loss(
 def l1_penalty(vectors: Float[Tensor, "k d_head"]) -> Float[Tensor, ""]:
     """The plain sum of absolute values over all entries (published code `utils/trainers.py`; not a mean)."""
     return torch.sum(vectors.abs())
+
+
+def group_penalty(vectors: Float[Tensor, "k d_head"]) -> Float[Tensor, ""]:
+    """sqrt(d_head) times the sum of heads' norms: group lasso (Yuan and Lin 2006), under which a head stays or goes whole.
+
+    For entries of one size it is the plain sum of absolute values, so the same weight suits both.
+    """
+    return vectors.shape[-1] ** 0.5 * vectors.norm(dim=-1).sum()

@@ -74,8 +74,8 @@ class Setting:
     def greedy(self) -> ll.HeadScores:
         return ll.selection.greedy_gradient_scores(self.model, self.task, k=K)
 
-    def bias_based(self, seed: int) -> ll.HeadScores:
-        return replace(LOFIT, select_by="offset").select(self.model, self.task, seed=seed)[0]
+    def lofit_with(self, seed: int, **settings: Any) -> ll.HeadScores:
+        return replace(LOFIT, **settings).select(self.model, self.task, seed=seed)[0]
 
 
 WAYS: dict[str, Callable[[Setting, int], tuple[Head, ...]]] = {
@@ -87,7 +87,8 @@ WAYS: dict[str, Callable[[Setting, int], tuple[Head, ...]]] = {
     "ITI probes": lambda s, seed: ll.methods.ITI().select(s.model, s.task, seed=seed).top(K),
     "another task's LoFiT": lambda s, seed: s.another_tasks(seed).top(K),
     "LoFiT, layers take turns": lambda s, seed: ll.selection.spread_over_layers(s.lofit(seed)).top(K),
-    "bias-based": lambda s, seed: s.bias_based(seed).top(K),
+    "LoFiT, group-sparse": lambda s, seed: s.lofit_with(seed, penalised="heads").top(K),
+    "bias-based": lambda s, seed: s.lofit_with(seed, select_by="offset").top(K),
     "gradient": lambda s, seed: s.gradient("norm").top(K),
     "gradient against noise": lambda s, seed: s.gradient("fisher").top(K),
     "probe-layers": lambda s, seed: ll.selection.layer_probe_scores(s.model, s.task, seed=seed).top(K),

@@ -17,12 +17,13 @@ would want, we do not: the DPO reference is the bare model (code: the model with
 off by a fixed template length, and heads of two folds never overwrite each other's file.
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated
 
-from lofit_lens.fitting import VectorKind, fit_vectors
+from lofit_lens.fitting import Penalised, VectorKind, fit_vectors
 from lofit_lens.heads import HeadScores, checked_heads, head_count
 from lofit_lens.interventions import HeadIntervention, scores_from_norms
 from lofit_lens.lens import LensModel
@@ -44,6 +45,7 @@ class LoFiT(Trained):
         scale_lr: learning rate of step 1.
         offset_lr: learning rate of step 2; fewer heads want a larger one (paper, appendix D).
         l1: weight of the penalty in step 1.
+        penalised: what it falls on: entries, as published, or whole heads (group-sparse; `losses.group_penalty`).
         scale_epochs: passes over the training data in step 1.
         offset_epochs: passes in step 2.
     """
@@ -54,6 +56,7 @@ class LoFiT(Trained):
     scale_lr: Positive = 5e-3
     offset_lr: Positive = 1e-2
     l1: NotNegative = 1e-3
+    penalised: Penalised = "entries"
     scale_epochs: Count = 5
     offset_epochs: Count = 5
 
@@ -70,7 +73,7 @@ class LoFiT(Trained):
         info = check_model(model)
         heads = checked_heads(info.all_heads, info.n_layers, info.n_heads)
         if self.select_by == "scale":
-            optimisation = self._optimisation(self.scale_lr, self.scale_epochs, self.l1)
+            optimisation = replace(self._optimisation(self.scale_lr, self.scale_epochs, self.l1), penalised=self.penalised)
         else:
             optimisation = self._optimisation(self.offset_lr, self.offset_epochs)
         description = f"{task.name}: step 1, {self.select_by}s"

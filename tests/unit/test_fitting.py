@@ -89,7 +89,10 @@ def plain_fit(family: str, loss: str, kind: str, start: Tensor, optimisation: Op
         optimiser.param_groups[0]["lr"] = optimisation.learning_rate * (1 - step / optimisation.epochs)
         optimiser.zero_grad()
         value = batch_loss()
-        (value + optimisation.l1 * vectors.abs().sum()).backward()
+        per_head = {"entries": Tensor.abs, "heads": lambda head: head.square().sum().mul(len(head)).sqrt()}[
+            optimisation.penalised
+        ]
+        (value + optimisation.l1 * sum(per_head(head).sum() for head in vectors)).backward()
         torch.nn.utils.clip_grad_norm_([vectors], optimisation.clip_norm)
         optimiser.step()
         losses.append(value.item())
@@ -99,9 +102,10 @@ def plain_fit(family: str, loss: str, kind: str, start: Tensor, optimisation: Op
 @pytest.mark.parametrize("loss", ["cross_entropy", "dpo"])
 @pytest.mark.parametrize("kind", ["scale", "offset"])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_three_steps_equal_the_same_steps_written_plainly(request, family, kind, loss):
+@pytest.mark.parametrize("penalised", ["entries", "heads"])
+def test_three_steps_equal_the_same_steps_written_plainly(request, family, kind, loss, penalised):
     # A start large enough that no |entry| is near 0, where the penalty's gradient jumps; a clip that cuts.
-    settings = {"batch_size": 8, "l1": 5e-3, "weight_decay": 0.1, "clip_norm": 0.05, "init_std": 0.1}
+    settings = {"batch_size": 8, "l1": 5e-3, "penalised": penalised, "weight_decay": 0.1, "clip_norm": 0.05, "init_std": 0.1}
     model = request.getfixturevalue(family)
     start, _ = fit(model, loss, kind, dataclasses.replace(STANDING_STILL, **settings))
     optimisation = Optimisation(learning_rate=1e-2, epochs=3, **settings)

@@ -129,6 +129,16 @@ def test_the_same_seed_gives_the_same_fit_and_another_seed_another(llama, toy_ta
     assert not torch.equal(fits[0].scores.values, fits[2].scores.values)
 
 
+def test_step_one_can_penalise_whole_heads(llama, toy_task):
+    task = toy_task({"train": EXAMPLES})
+
+    def scores(l1, penalised):
+        return dataclasses.replace(SHORT, l1=l1, penalised=penalised).select(llama, task)[0].values
+
+    assert torch.equal(scores(0.0, "heads"), scores(0.0, "entries"))
+    assert not torch.equal(scores(0.1, "heads"), scores(0.1, "entries"))
+
+
 def test_the_penalty_is_on_in_step_one_alone(llama, toy_task):
     task = toy_task({"train": EXAMPLES})
     plain, penalised = (

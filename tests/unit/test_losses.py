@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import tensor
 
-from lofit_lens.losses import dpo_loss, l1_penalty, mean_answer_loss
+from lofit_lens.losses import dpo_loss, group_penalty, l1_penalty, mean_answer_loss
 
 # log, exp and logsigmoid of a few float32 numbers: a few units in the last place.
 FLOAT32 = 1e-6
@@ -53,3 +53,18 @@ def test_dpo_of_a_huge_margin_is_finite():
 def test_the_penalty_is_a_plain_sum_of_absolute_values():
     # 1 + 2 + 0.5 + 0
     assert l1_penalty(tensor([[1.0, -2.0], [0.5, 0.0]])).item() == 3.5
+
+
+def test_the_group_penalty_is_on_the_norms_of_heads():
+    # sqrt(2) * (5 + 0 + 13)
+    vectors = tensor([[3.0, -4.0], [0.0, 0.0], [5.0, 12.0]], requires_grad=True)
+    penalty = group_penalty(vectors)
+    assert penalty.item() == pytest.approx(2**0.5 * 18)
+    penalty.backward()
+    assert vectors.grad is not None
+    # A head that is not there pulls nowhere: at 0 the norm has no direction.
+    assert vectors.grad.tolist() == [
+        pytest.approx([2**0.5 * 0.6, -(2**0.5) * 0.8]),
+        [0.0, 0.0],
+        pytest.approx([2**0.5 * 5 / 13, 2**0.5 * 12 / 13]),
+    ]
