@@ -89,7 +89,7 @@ def fit(
     which_heads = {"k": None if k is None else _k(k), "heads": heads}
     which_heads = {name: value for name, value in which_heads.items() if value is not None}
     if which_heads and "heads" not in family.__dataclass_fields__:
-        raise ValueError(f"{method} edits every head: it takes neither --k nor --heads-of")
+        raise ValueError(f"{method} does not choose heads: it takes neither --k nor --heads-of")
     chosen_method = family(**which_heads, **_settings(context.args, family))
     lens_model = ll.load_model(model, accept_license=accept_license or ())
     ll.check_task(lens_model, chosen_task)  # a bad record anywhere is found before training
