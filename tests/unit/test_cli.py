@@ -47,6 +47,38 @@ def test_fit_then_eval_then_fit_on_the_same_heads(run, tmp_path):
     assert not (tmp_path / "borrowed" / "head_scores.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "setting", "value"),
+    [
+        ("lofit", "offset-epochs", 2),
+        ("iti", "k", 2),
+        ("repe", "vector", "contrast"),
+        ("red", "epochs", 1),
+        ("lora", "rank", 2),
+        ("loreft", "suffix", 1),
+        ("bitfit", "learning-rate", 0.01),
+        ("jola", "as-published", True),
+        ("few_shot", "n-examples", 2),
+    ],
+)
+def test_every_method_fits_saves_and_is_evaluated(run, tmp_path, method, setting, value):
+    out = tmp_path / method
+    words = ("--method", method, f"--{setting}", json.dumps(value).strip('"'))
+    code, _, err = run("fit", "truth", "--model", "tiny-llama", "--n-train", "8", *words, "--out", str(out))
+    assert code == 0, err
+    made_by = json.loads((out / "lofit_config.json").read_text())["made_by"]
+    assert made_by["settings"][setting.replace("-", "_")] == value
+    code, out_text, err = run("eval", "truth", "--model", "tiny-llama", "--split", "val", "--adapter", str(out))
+    assert code == 0, err
+    assert out_text.startswith("truth mc1 ")
+
+
+def test_heads_for_a_method_that_chooses_none_are_refused(run, tmp_path):
+    code, _, err = run("fit", "truth", "--method", "lora", "--k", "3", "--out", str(tmp_path / "lora"))
+    assert code == 1
+    assert "lora does not choose heads" in err
+
+
 def test_a_method_and_its_settings_can_be_named(run, tmp_path):
     options = ("--method", "iti", "--k", "0.1", "--alpha", "2.5", "--direction", "probe", "--max-iter", "50")
     code, _, err = run("fit", "kinship", "--model", "tiny-llama", "--n-train", "8", *options, "--out", str(tmp_path / "iti"))
