@@ -1,6 +1,6 @@
 """Find the few attention heads that learn a task (LoFiT), and look at them, on TransformerLens."""
 
-from lofit_lens import analysis, methods, plots, tasks
+from lofit_lens import activations, analysis, causal, methods, plots, probes, selection, tasks
 from lofit_lens.evaluation import Evaluation, check_task, evaluate, evaluate_folds
 from lofit_lens.generation import generate
 from lofit_lens.heads import Head, HeadScores, random_heads, random_heads_like
@@ -20,9 +20,11 @@ __all__ = [
     "Intervention",
     "SideEffects",
     "YesNoJudge",
+    "activations",
     "analysis",
     "answer_logprobs",
     "attached",
+    "causal",
     "check_model",
     "check_task",
     "evaluate",
@@ -33,8 +35,10 @@ __all__ = [
     "load_model",
     "methods",
     "plots",
+    "probes",
     "random_heads",
     "random_heads_like",
+    "selection",
     "side_effects",
     "tasks",
     "tiny_model",
