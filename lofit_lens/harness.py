@@ -16,6 +16,9 @@ from lofit_lens.interventions import Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
 
+#: For standard errors of metrics without a formula (F1, BLEU); the error's own error is then about 1 / sqrt(2 * 1000) = 2 %.
+BOOTSTRAP_RESAMPLES = 1000
+
 
 def evaluate_with_harness(
     model: LensModel,
@@ -72,9 +75,8 @@ def evaluate_with_harness(
         add_bos_token=bool(model.cfg.default_prepend_bos),
     )
     with attached(model, intervention):
-        found = harness.simple_evaluate(
-            wrapped, tasks=list(tasks), num_fewshot=n_shots, limit=limit, task_manager=manager, bootstrap_iters=0
-        )
+        settings = {"limit": limit, "task_manager": manager, "bootstrap_iters": BOOTSTRAP_RESAMPLES}
+        found = harness.simple_evaluate(wrapped, tasks=list(tasks), num_fewshot=n_shots, **settings)
     return _to_frame(found)
 
 

@@ -54,6 +54,8 @@ def test_its_accuracy_is_ours(llama, task_folder, edit, monkeypatch):
     assert row["value"] == pytest.approx(sum(right) / len(right))
     assert (row["task"], row["n"]) == ("local_sums", len(QUESTIONS))
     assert 0 < row["value"] < 1
+    # Of the mean of n zeros and ones.
+    assert row["stderr"] == pytest.approx((row["value"] * (1 - row["value"]) / (len(QUESTIONS) - 1)) ** 0.5)
 
 
 def test_the_edit_is_gone_afterwards_and_matters(llama, task_folder):
