@@ -6,6 +6,7 @@ slices template ids by hand, `[2:]` for one tokenizer and `[1:]` for another.)
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -38,12 +39,13 @@ class TokenSequence:
 class Answers:
     """Where the answers of sequences are predicted.
 
-    Answer token `i`, which is `targets[i]`, belongs to sequence `owners[i]` and is predicted by the logits at row `rows[i]`
-    and position `columns[i]`.
+    Answer token `i`, which is `targets[i]`, belongs to sequence `owners[i]` and is predicted at place `n = places[i]`: by the
+    logits at row `rows[n]` and position `columns[n]`. Answers that begin alike share places, each unembedded once.
     """
 
-    rows: Int[Tensor, "answer_token"]
-    columns: Int[Tensor, "answer_token"]
+    rows: Int[Tensor, "place"]
+    columns: Int[Tensor, "place"]
+    places: Int[Tensor, "answer_token"]
     targets: Int[Tensor, "answer_token"]
     owners: Int[Tensor, "answer_token"]
     n_sequences: int
@@ -131,10 +133,11 @@ def encode(
     if len(prompts) != len(answers):
         raise ValueError(f"got {len(prompts)} prompts and {len(answers)} answers; wanted as many of each")
     names = [f"example {i}" for i in range(len(prompts))] if names is None else names
+    encode_once = cache(partial(encode_prompt, model))  # many answers may follow one prompt
     sequences = []
     for name, prompt, answer in zip(names, prompts, answers, strict=True):
         try:
-            sequence = TokenSequence(encode_prompt(model, prompt), encode_answer(model, answer, eos=eos))
+            sequence = TokenSequence(encode_once(prompt), encode_answer(model, answer, eos=eos))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         needed = max(len(sequence), len(sequence.prompt) + room_for)
@@ -166,13 +169,16 @@ def answers_at(
     model: LensModel, answers: Sequence[tuple[int, ...]], rows: Sequence[int], columns: Sequence[Sequence[int]]
 ) -> Answers:
     """Answers, from the row that each is in and the columns where its tokens are predicted."""
+    places: dict[tuple[int, int], int] = {}
     predicted = [
-        (row, column, token, owner)
+        (places.setdefault((row, column), len(places)), token, owner)
         for owner, (answer, row, own) in enumerate(zip(answers, rows, columns, strict=True))
         for column, token in zip(own, answer, strict=True)
     ]
-    places = torch.tensor(predicted, dtype=torch.long, device=model_device(model)).reshape(-1, 4)
-    return Answers(*places.unbind(-1), n_sequences=len(answers))
+    device = model_device(model)
+    where = torch.tensor(list(places), dtype=torch.long, device=device).reshape(-1, 2)
+    which = torch.tensor(predicted, dtype=torch.long, device=device).reshape(-1, 3)
+    return Answers(*where.unbind(-1), *which.unbind(-1), n_sequences=len(answers))
 
 
 def padded(

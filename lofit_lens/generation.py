@@ -33,7 +33,7 @@ from lofit_lens.models import check_model
 from lofit_lens.packing import Pack
 from lofit_lens.prefixes import Prefix, begun, can_pack, room_taken, shared_root, unpack
 from lofit_lens.progress import progress
-from lofit_lens.scoring import answer_logits, packed_answer_logits
+from lofit_lens.scoring import answer_logits, answer_packs, packed_answer_logits, room_of_logits
 
 
 class GreedyAnswer(NamedTuple):
@@ -189,17 +189,21 @@ def _guesses(
     lengths = [len(s.prompt) + max(len(s.answer), max_new_tokens) for s in sequences]
     root = shared_root(model, prompts)
     if can_pack(model, root, [sequence.read[root.n_read :] for sequence in sequences]):
-        for pack, places, logits, cache in packed_answer_logits(model, root, sequences, token_budget):
-            guessed, ended = _as_far_as_guessed(logits, places, has_ended)
+        for pack, answers in answer_packs(model, root, sequences, token_budget):
+            logits, cache = packed_answer_logits(model, root, pack, answers)
+            guessed, ended = _as_far_as_guessed(logits, answers, has_ended)
+            del logits  # before the next pack's are computed
             right = [GreedyAnswer(i, tuple(guessed[m]), True) for m, i in enumerate(pack.indices) if ended[m]]
             others = [m for m in range(len(guessed)) if not ended[m]]
             yield right, _running(root, pack, cache, others, guessed, prompts, lengths, token_budget)
         return
-    for group, beginning in begun(model, root, prompts, lengths, token_budget):
+    rooms = [len(s.prompt) + room_of_logits(model, len(s.answer), token_budget) for s in sequences]
+    for group, beginning in begun(model, root, prompts, list(map(max, lengths, rooms)), token_budget):
         prefix = beginning.read_on(model)
         batch = collate(model, [TokenSequence(rest, sequences[i].answer) for rest, i in zip(prefix.unread, group, strict=True)])
-        logits = answer_logits(model, batch, prefix=prefix.select(range(len(group))), generates=True)
-        guessed, ended = _as_far_as_guessed(logits, batch, has_ended)
+        guessed, ended = _as_far_as_guessed(
+            answer_logits(model, batch, prefix=prefix.select(range(len(group))), generates=True), batch, has_ended
+        )
         others = [row for row in range(len(group)) if not ended[row]]
         right = [GreedyAnswer(i, tuple(guessed[row]), True) for row, i in enumerate(group) if ended[row]]
         # What was read of wrong guesses is in the rows; from the prompts on, it goes without.
@@ -208,13 +212,14 @@ def _guesses(
 
 
 def _as_far_as_guessed(
-    logits: Float[Tensor, "answer_token d_vocab"], answers: Answers, has_ended: Callable[[Sequence[int]], bool]
+    logits: Float[Tensor, "place d_vocab"], answers: Answers, has_ended: Callable[[Sequence[int]], bool]
 ) -> tuple[list[list[int]], list[bool]]:
     """The tokens that greedy generation gives, up to the first that was not guessed, and whether they are a whole answer."""
     found: list[list[int]] = [[] for _ in range(answers.n_sequences)]
     right = [True] * answers.n_sequences
     ended = [False] * answers.n_sequences
-    for owner, target, token in zip(answers.owners.tolist(), answers.targets.tolist(), logits.argmax(-1).tolist(), strict=True):
+    tokens = logits.argmax(-1)[answers.places.to(logits.device)].tolist()
+    for owner, target, token in zip(answers.owners.tolist(), answers.targets.tolist(), tokens, strict=True):
         if right[owner] and not ended[owner]:
             found[owner].append(token)
             right[owner] = token == target

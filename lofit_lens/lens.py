@@ -65,9 +65,9 @@ def unembed_input_hook(model: LensModel) -> str:
 
 
 def answer_only_hooks(
-    model: LensModel, rows: Int[Tensor, "answer_token"], columns: Int[Tensor, "answer_token"], *, trim_last_mlp: bool
+    model: LensModel, rows: Int[Tensor, "place"], columns: Int[Tensor, "place"], *, trim_last_mlp: bool
 ) -> list[tuple[str, Any]]:
-    """Hooks that make a pass give logits for some positions only, `[1, answer_token, d_vocab]`, and pay for no others there.
+    """Hooks that make a pass give logits for some positions only, `[1, place, d_vocab]`, and pay for no others there.
 
     With `trim_last_mlp` the last block's MLP runs at those positions only as well, because nothing behind it mixes positions.
     Elsewhere its output is zero, which nobody reads; if a hook is there already that would see it, nothing is trimmed.

@@ -51,15 +51,28 @@ class _Row:
     indices: list[int] = field(default_factory=list)
     shared: list[int] = field(default_factory=list)
     paths: list[tuple[int, ...]] = field(default_factory=list)
+    predicting: set[int] = field(default_factory=set)
 
-    def add(self, index: int, sequence: tuple[int, ...], shared: int) -> None:
-        start = len(self.tokens)
+    def path(self, sequence: tuple[int, ...], shared: int) -> tuple[int, ...]:
+        """Where the tokens of a sequence would be."""
+        beginning = self.paths[-1][:shared] if shared else ()
+        return beginning + tuple(range(len(self.tokens), len(self.tokens) + len(sequence) - shared))
+
+    def add(self, index: int, sequence: tuple[int, ...], shared: int, n_answer: int) -> None:
+        path = self.path(sequence, shared)
         self.tokens.extend(sequence[shared:])
         self.depths.extend(range(shared, len(sequence)))
-        beginning = self.paths[-1][:shared] if shared else ()
-        self.paths.append(beginning + tuple(range(start, len(self.tokens))))
+        self.paths.append(path)
+        self.predicting.update(path[len(path) - n_answer :])
         self.indices.append(index)
         self.shared.append(shared)
+
+    def is_full(self, sequence: tuple[int, ...], shared: int, n_answer: int, width: int, answer_budget: int) -> bool:
+        """Whether a sequence takes the row beyond its tokens, or beyond the places that are unembedded."""
+        path = self.path(sequence, shared)
+        new_places = set(path[len(path) - n_answer :]) - self.predicting
+        n_tokens = len(self.tokens) + len(sequence) - shared
+        return n_tokens > width or len(self.predicting) + len(new_places) > answer_budget
 
 
 def widest_row(sequences: Sequence[tuple[int, ...]]) -> int:
@@ -83,16 +96,18 @@ def packs(
         sequences: token ids, at least one each.
         token_budget: tokens that go through the model at once; one sequence at least.
         n_before: tokens that come before all sequences and are not in them.
-        answer_lengths: tokens of each sequence that are unembedded; without it, any number may be.
-        answer_budget: tokens that are unembedded at once, where their lengths are given; one row's at least.
+        answer_lengths: the last tokens of each sequence that are unembedded, at places that sequences may share; none
+            where it is not given.
+        answer_budget: places that are unembedded at once; one sequence's at least.
     """
+    answer_lengths = answer_lengths or [0] * len(sequences)
 
     def is_too_much(rows: list[_Row]) -> bool:
-        n_answers = sum(answer_lengths[i] for row in rows for i in row.indices) if answer_lengths else 0
-        return len(rows) * max(len(row.tokens) for row in rows) > token_budget or n_answers > answer_budget
+        n_places = sum(len(row.predicting) for row in rows)
+        return len(rows) * max(len(row.tokens) for row in rows) > token_budget or n_places > answer_budget
 
     rows: list[_Row] = []
-    for row in _rows(sequences, min(widest_row(sequences), token_budget)):
+    for row in _rows(sequences, min(widest_row(sequences), token_budget), answer_lengths, answer_budget):
         if rows and is_too_much([*rows, row]):
             yield _pack(model, rows, n_before)
             rows = []
@@ -101,15 +116,17 @@ def packs(
         yield _pack(model, rows, n_before)
 
 
-def _rows(sequences: Sequence[tuple[int, ...]], width: int) -> Iterator[_Row]:
+def _rows(
+    sequences: Sequence[tuple[int, ...]], width: int, answer_lengths: Sequence[int], answer_budget: int
+) -> Iterator[_Row]:
     row, last = _Row(), ()
     # In dictionary order, no sequence before shares more with the next one than the one just before it.
     for i in sorted(range(len(sequences)), key=lambda i: sequences[i]):
         shared = shared_length(last, sequences[i])
-        if row.tokens and len(row.tokens) + len(sequences[i]) - shared > width:
+        if row.tokens and row.is_full(sequences[i], shared, answer_lengths[i], width, answer_budget):
             yield row
             row, shared = _Row(), 0
-        row.add(i, sequences[i], shared)
+        row.add(i, sequences[i], shared, answer_lengths[i])
         last = sequences[i]
     if row.indices:
         yield row

@@ -2,9 +2,12 @@
 
 For an answer `a` of tokens a_1..a_n behind a prompt `p`, log P(a | p) = sum_i log P(a_i | p, a_<i), not normalised by length
 (TruthfulQA's and the paper's score). Only the positions that predict answer tokens go through the unembedding, and
-log-probabilities are float32: `logits[target] - logsumexp(logits)`.
+log-probabilities are float32: `logits[target] - logsumexp(logits)`. Whatever is read once, packed or padded, a score is that of
+one plain pass over prompt and answer up to rounding, some 1e-6 of its size: 1e-5 nats where a short answer has -10, 1e-3 nats
+where one of 300 tokens has -1,500.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
@@ -24,10 +27,20 @@ from lofit_lens.packing import Pack, packed_answers, packs
 from lofit_lens.prefixes import Prefix, begun, can_pack, read_pack, room_taken, shared_root
 from lofit_lens.progress import progress
 
-#: Logits that a pass over packed answers may hold, 48 MB in float32 (but see the next one; and a row's, of 256 tokens).
+#: Logits that a pass over answers may give: 48 MB in float32, unless the next one or a single long answer needs more.
 LOGITS_AT_ONCE = 12_000_000
-#: Rows of logits that are worth a pass, and that are exponentiated at once.
+#: Rows of logits that are worth a pass, and that are exponentiated at once: 67 MB in float32 for 262,144 tokens.
 ROWS_OF_LOGITS = 64
+
+
+def logit_rows(model: LensModel) -> int:
+    """Rows of logits that a pass over several answers may give, however many tokens go through it."""
+    return max(ROWS_OF_LOGITS, LOGITS_AT_ONCE // model.cfg.d_vocab)
+
+
+def room_of_logits(model: LensModel, n_rows: int, token_budget: int) -> int:
+    """Tokens that rows of logits count for, so that sequences within a token budget have at most `logit_rows` together."""
+    return math.ceil(n_rows * token_budget / logit_rows(model))
 
 
 def answer_logits(
@@ -37,8 +50,8 @@ def answer_logits(
     prefix: Prefix | None = None,
     *,
     generates: bool = False,
-) -> Float[Tensor, "answer_token d_vocab"]:
-    """Logits that predict each answer token of the batch, in float32; differentiable when gradients are on.
+) -> Float[Tensor, "place d_vocab"]:
+    """Logits at the places that predict the batch's answers, in float32; differentiable when gradients are on.
 
     Args:
         model: with the edit, if any, already attached.
@@ -66,35 +79,40 @@ def _answers_only(model: LensModel, answers: Answers) -> AbstractContextManager[
     return model.hooks(fwd_hooks=lens.answer_only_hooks(model, answers.rows, answers.columns, trim_last_mlp=trim_last_mlp))
 
 
-def packed_answer_logits(
+def answer_packs(
     model: LensModel, root: Prefix, sequences: Sequence[TokenSequence], token_budget: int
-) -> Iterator[tuple[Pack, Answers, Float[Tensor, "answer_token d_vocab"], Any]]:
-    """What `answer_logits` gives, of sequences packed into rows; with each pack's KV cache. See `packing`.
+) -> Iterator[tuple[Pack, Answers]]:
+    """Sequences packed into rows, for `packed_answer_logits`; each pack has at most `logit_rows` places or one sequence's.
 
     Args:
-        model: with the edit, if any, already attached; `can_pack` has said yes.
+        model: `can_pack` has said yes.
         root: what has been read of all prompts.
         sequences: whole, root included.
         token_budget: tokens that go through the model at once.
     """
     rest = [sequence.read[root.n_read :] for sequence in sequences]
-    budgets = {"token_budget": token_budget, "answer_budget": max(ROWS_OF_LOGITS, LOGITS_AT_ONCE // model.cfg.d_vocab)}
-    lengths = [len(sequence.answer) for sequence in sequences]
+    lengths, budgets = [len(s.answer) for s in sequences], {"token_budget": token_budget, "answer_budget": logit_rows(model)}
     for pack in packs(model, rest, n_before=root.n_read, answer_lengths=lengths, **budgets):
-        answers = packed_answers(model, pack, sequences, root.n_read)
-        with _answers_only(model, answers):
-            logits, cache = read_pack(model, root, pack)
-        yield pack, answers, logits.squeeze(0).float(), cache
+        yield pack, packed_answers(model, pack, sequences, root.n_read)
 
 
-def target_logprobs(logits: Float[Tensor, "answer_token d_vocab"], answers: Answers) -> Float[Tensor, "answer_token"]:
+def packed_answer_logits(
+    model: LensModel, root: Prefix, pack: Pack, answers: Answers
+) -> tuple[Float[Tensor, "place d_vocab"], Any]:
+    """What `answer_logits` gives, of a pack behind a root, and the KV cache of both, under whatever is attached."""
+    with _answers_only(model, answers):
+        logits, cache = read_pack(model, root, pack)
+    return logits.squeeze(0).float(), cache
+
+
+def target_logprobs(logits: Float[Tensor, "place d_vocab"], answers: Answers) -> Float[Tensor, "answer_token"]:
     """log P of each answer token; never holds a second tensor of the logits' size outside autograd."""
-    targets = answers.targets.to(logits.device).unsqueeze(-1)
+    places, targets = answers.places.to(logits.device), answers.targets.to(logits.device)
     if torch.is_grad_enabled():
         total = logits.logsumexp(-1)
     else:
         total = torch.cat([part.logsumexp(-1) for part in logits.split(ROWS_OF_LOGITS)])
-    return logits.gather(-1, targets).squeeze(-1) - total
+    return logits[places, targets] - total[places]
 
 
 def per_sequence(values: Float[Tensor, "answer_token"], answers: Answers) -> Float[Tensor, "sequence"]:
@@ -132,9 +150,10 @@ def sequence_logprobs(
 def _packed(
     model: LensModel, root: Prefix, sequences: Sequence[TokenSequence], token_budget: int
 ) -> Iterator[tuple[Sequence[int], Float[Tensor, "sequence"]]]:
-    budget = min(token_budget, max(ROWS_OF_LOGITS, LOGITS_AT_ONCE // model.cfg.d_vocab))
-    for pack, answers, logits, _ in packed_answer_logits(model, root, sequences, budget):
-        yield pack.indices, per_sequence(target_logprobs(logits, answers), answers)
+    for pack, answers in answer_packs(model, root, sequences, min(token_budget, logit_rows(model))):
+        # No name holds a pack's logits while the next ones are computed.
+        logprobs = target_logprobs(packed_answer_logits(model, root, pack, answers)[0], answers)
+        yield pack.indices, per_sequence(logprobs, answers)
 
 
 def _padded(
@@ -149,15 +168,21 @@ def _padded(
         members = [(row, i) for row, place in enumerate(group) for i in answers_to[prompts[place]]]
         if len(members) > len(group):
             prefix = prefix.read_on(model)
-        rooms = (room_taken(prefix.n_read, len(prefix.unread[row]) + len(sequences[i].answer)) for row, i in members)
+        rooms = (
+            max(
+                room_taken(prefix.n_read, len(prefix.unread[row]) + len(sequences[i].answer)),
+                room_of_logits(model, len(sequences[i].answer), token_budget),
+            )
+            for row, i in members
+        )
         for part in by_length(rooms, token_budget):
             rows, indices = zip(*(members[m] for m in part), strict=True)
             chosen = prefix.select(rows)
             batch = collate(
                 model, [TokenSequence(rest, sequences[i].answer) for rest, i in zip(chosen.unread, indices, strict=True)]
             )
-            logits = answer_logits(model, batch, prefix=chosen)
-            yield indices, per_sequence(target_logprobs(logits, batch), batch)
+            logprobs = target_logprobs(answer_logits(model, batch, prefix=chosen), batch)
+            yield indices, per_sequence(logprobs, batch)
 
 
 def answer_logprobs(
@@ -181,6 +206,7 @@ def answer_logprobs(
 
     Raises:
         ValueError: the model, the intervention or a pair cannot be used; before anything is run.
+        ArithmeticError: a score is not finite.
     """
     check_model(model)
     refuse_one_string(prompts=prompts)

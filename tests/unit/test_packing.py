@@ -49,8 +49,13 @@ def test_rows_go_together_while_there_is_room_for_their_answers(llama, monkeypat
     lengths = [1] * 10
     parts = packs(llama, sequences, token_budget=16, answer_lengths=lengths, answer_budget=6)
     assert [sum(lengths[i] for i in part.indices) for part in parts] == [6, 4]
-    parts = packs(llama, sequences, token_budget=16, answer_lengths=lengths, answer_budget=1)
-    assert [len(part.rows) for part in parts] == [3, 3, 3, 1]
+    parts = packs(llama, sequences, token_budget=16, answer_lengths=lengths, answer_budget=2)
+    assert [len(part.rows) for part in parts] == [2] * 5
+    # A sequence alone may have more, and what several have at one place counts once.
+    parts = packs(llama, [(5, 6, 7)] * 40, token_budget=16, answer_lengths=[2] * 40, answer_budget=1)
+    assert [len(part.rows) for part in parts] == [1] * 40
+    parts = packs(llama, [(5, 6, 7)] * 40, token_budget=16, answer_lengths=[2] * 40, answer_budget=2)
+    assert [len(part.rows) for part in parts] == [40]
 
 
 def test_a_long_sequence_makes_rows_wide(monkeypatch):
