@@ -23,11 +23,12 @@ from lofit_lens.interventions import Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
 from lofit_lens.progress import progress
-from lofit_lens.scoring import answer_logits, per_sequence, target_logprobs
+from lofit_lens.scoring import ROWS_OF_LOGITS, answer_logits, logit_rows, per_sequence, target_logprobs
 from lofit_lens.statistics import mean_interval
 from lofit_lens.tasks import open_web_text
 
-#: Every position's logits are needed, so fewer tokens go through the model at once than elsewhere.
+#: Every position's logits are needed, so fewer tokens go through the model at once than elsewhere; at most
+#: `scoring.logit_rows`, fewer for large vocabularies.
 TOKEN_BUDGET = 256
 
 
@@ -81,7 +82,7 @@ def side_effects(
         texts: ordinary text, held out from whatever the edit was fitted on; None takes 100 texts of OpenWebText, as ITI
             does (see `tasks.open_web_text`).
         max_tokens: of each text that are looked at (the published 128).
-        token_budget: padded tokens that go through the model at once.
+        token_budget: padded tokens that go through the model at once, as far as `scoring.logit_rows` allows.
 
     Raises:
         FileNotFoundError: OpenWebText is wanted, and has not been downloaded.
@@ -101,7 +102,7 @@ def side_effects(
     sequences = [TokenSequence(ids[:1], ids[1:]) for ids in encoded]
     results = torch.empty(3, len(texts))
     bar = progress(None, "side effects", total=len(texts))
-    for group in by_length(map(len, sequences), token_budget):
+    for group in by_length(map(len, sequences), min(token_budget, logit_rows(model))):
         results[:, group] = _of_batch(model, intervention, [sequences[i] for i in group])
         bar.update(len(group))
     bar.close()
@@ -114,7 +115,13 @@ def _of_batch(model: LensModel, intervention: Intervention, sequences: list[Toke
     base = answer_logits(model, batch)
     with attached(model, intervention):
         edited = answer_logits(model, batch)
-    p, q = base.log_softmax(-1), edited.log_softmax(-1)
-    per_token = (-target_logprobs(edited, batch), -target_logprobs(base, batch), (p.exp() * (p - q)).sum(-1))
+    parts = zip(base.split(ROWS_OF_LOGITS), edited.split(ROWS_OF_LOGITS), strict=True)
+    kl = torch.cat([_kl(*part) for part in parts])
+    per_token = (-target_logprobs(edited, batch), -target_logprobs(base, batch), kl)
     lengths = torch.tensor([len(sequence.answer) for sequence in sequences])
     return torch.stack([per_sequence(values, batch).cpu() / lengths for values in per_token])
+
+
+def _kl(base: Float[Tensor, "place d_vocab"], edited: Float[Tensor, "place d_vocab"]) -> Float[Tensor, "place"]:
+    p, q = base.log_softmax(-1), edited.log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lofit_lens import attached, side_effects
+from lofit_lens import attached, scoring, side_effects
 from lofit_lens.batches import encode_prompt
 from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention
@@ -32,6 +32,17 @@ def test_equals_a_loop_over_texts_and_tokens(model):
         kl = sum((base[t] * (base[t] / edited[t]).log()).sum().item() for t in range(n)) / n
         assert kl > 1e-4
         assert result.kl[i] == pytest.approx(kl, rel=1e-3, abs=1e-6)
+
+
+def test_large_vocabularies_go_through_in_smaller_parts(llama, monkeypatch):
+    whole = side_effects(llama, EDIT, TEXTS)
+    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 0)
+    seen = []
+    with llama.hooks(fwd_hooks=[("unembed.hook_out", lambda value, hook: seen.append(value.shape[1]))]):
+        parts = side_effects(llama, EDIT, TEXTS)
+    assert max(seen) <= scoring.ROWS_OF_LOGITS < sum(whole.n_tokens)
+    # Float32 in other batches.
+    assert parts.kl == pytest.approx(whole.kl, rel=1e-4)
 
 
 def test_no_edit_costs_nothing(llama):
