@@ -9,6 +9,7 @@ have ended leave their batch, and new ones come in.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
@@ -57,12 +58,9 @@ class _Running:
 
 
 def generated_text(model: LensModel, ids: Sequence[int], stop: Sequence[str]) -> str:
-    """The text of generated tokens, up to the end-of-sequence token and the first stop string."""
-    eos = model.tokenizer.eos_token_id
-    ids = list(ids)
-    if eos in ids:
-        ids = ids[: ids.index(eos)]
-    text = model.tokenizer.decode(ids, skip_special_tokens=True)
+    """The text of generated tokens, up to the first end-of-sequence token (`lens.end_tokens`) and the first stop string."""
+    ends = lens.end_tokens(model)
+    text = model.tokenizer.decode(list(takewhile(lambda token: token not in ends, ids)), skip_special_tokens=True)
     cuts = [text.find(mark) for mark in stop if mark in text]
     return text[: min(cuts)] if cuts else text
 
@@ -130,9 +128,10 @@ def greedy_answers(
         stop: strings at which an answer ends.
         token_budget: padded tokens that go through the model at once.
     """
+    ends = lens.end_tokens(model)
 
     def has_ended(answer: Sequence[int]) -> bool:
-        if len(answer) >= max_new_tokens or answer[-1] == model.tokenizer.eos_token_id:
+        if len(answer) >= max_new_tokens or answer[-1] in ends:
             return True
         return bool(stop) and any(mark in model.tokenizer.decode(answer) for mark in stop)
 

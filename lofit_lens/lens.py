@@ -56,6 +56,17 @@ def attn_out_hook(model: LensModel, layer: int) -> str:
     return f"blocks.{layer}.attn.hook_out" if is_bridge(model) else f"blocks.{layer}.hook_attn_out"
 
 
+def end_tokens(model: LensModel) -> frozenset[int]:
+    """Ids at which generated text ends: the tokenizer's, and those of a Bridge's generation settings, which may name several.
+
+    (Gemma's chats end with `<end_of_turn>`, Llama 3's with `<|eot_id|>`, though their tokenizers name another token.)
+    """
+    settings = getattr(model.original_model, "generation_config", None) if is_bridge(model) else None
+    named = getattr(settings, "eos_token_id", None)
+    named = named if isinstance(named, list) else [named]
+    return frozenset(token for token in (*named, model.tokenizer.eos_token_id) if token is not None)
+
+
 def unembed_input_hook(model: LensModel) -> str:
     """Name of the last hook point before the unembedding where positions are still independent of each other.
 

@@ -2,9 +2,10 @@
 
 import pytest
 
-from lofit_lens import answer_logprobs, generate
+from lofit_lens import answer_logprobs, evaluate, generate, lens
 from lofit_lens.batches import TokenSequence, encode_prompt
 from lofit_lens.generation import GreedyAnswer, generated_text, greedy_answers
+from lofit_lens.tasks import Example
 
 
 def test_text_ends_at_eos_and_at_the_first_stop_string(llama):
@@ -36,6 +37,27 @@ def test_a_guess_is_taken_as_far_as_it_holds(speaker):
 
 def greedy(model, sequences, max_new_tokens) -> list[GreedyAnswer]:
     return sorted(greedy_answers(model, sequences, max_new_tokens, (), token_budget=256))
+
+
+def test_every_token_that_the_model_names_ends_an_answer(speaker, monkeypatch, toy_task):
+    settings, eos = speaker.original_model.generation_config, speaker.tokenizer.eos_token_id
+    (whole,) = generate(speaker, ["tell me"], max_new_tokens=12)
+    end = speaker.tokenizer(whole, add_special_tokens=False)["input_ids"][3]
+    shorter = whole[: whole.index(whole[3])]
+    for named, ends, text in [(None, {eos}, whole), (end, {eos, end}, shorter), ([eos, end], {eos, end}, shorter)]:
+        monkeypatch.setattr(settings, "eos_token_id", named)
+        assert lens.end_tokens(speaker) == ends
+        assert generate(speaker, ["tell me"], max_new_tokens=12) == [text]
+        result = evaluate(speaker, toy_task({"test": [Example("tell me", text)]}, max_new_tokens=12, stop=()))
+        assert (result.value, result.generated) == (1, 0)
+    monkeypatch.setattr(speaker.original_model, "generation_config", None)
+    assert lens.end_tokens(speaker) == {eos}
+
+
+@pytest.mark.parametrize("n", [0, -3])
+def test_fewer_than_one_token_is_refused(llama, n):
+    with pytest.raises(ValueError, match=f"got max_new_tokens={n}; wanted at least one token"):
+        generate(llama, ["a"], max_new_tokens=n)
 
 
 def test_no_prompts_give_no_answers(llama):
