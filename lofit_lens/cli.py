@@ -17,7 +17,6 @@ from rich.table import Column, Table
 import lofit_lens as ll
 from lofit_lens import adapters, demo, files
 from lofit_lens.embedded import EMBEDDED
-from lofit_lens.fitting import NonFiniteLossError
 from lofit_lens.interventions import Adapter
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import METHODS
@@ -215,6 +214,6 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         app()
-    except (ValueError, TypeError, OSError, RuntimeError, NonFiniteLossError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -142,6 +142,7 @@ def evaluate(
     Raises:
         ValueError: an unknown metric, an unknown or empty split, or an example that cannot be tokenised; before anything
             is run.
+        ArithmeticError: scores or logits are not finite.
     """
     check_model(model)
     if metric not in (None, *METRICS):

@@ -34,7 +34,7 @@ from lofit_lens.models import check_model
 from lofit_lens.packing import Pack
 from lofit_lens.prefixes import Prefix, begun, can_pack, room_taken, shared_root, unpack
 from lofit_lens.progress import progress
-from lofit_lens.scoring import answer_logits, answer_packs, packed_answer_logits, room_of_logits
+from lofit_lens.scoring import DIVERGED, answer_logits, answer_packs, packed_answer_logits, room_of_logits
 
 
 class GreedyAnswer(NamedTuple):
@@ -89,6 +89,7 @@ def generate(
 
     Raises:
         ValueError: the model, the intervention or a prompt cannot be used; before anything is run.
+        ArithmeticError: logits are not finite.
     """
     n_ctx = check_model(model).n_ctx
     if max_new_tokens < 1:
@@ -127,6 +128,9 @@ def greedy_answers(
         max_new_tokens: the most that is generated.
         stop: strings at which an answer ends.
         token_budget: padded tokens that go through the model at once.
+
+    Raises:
+        ArithmeticError: logits are not finite.
     """
     ends = lens.end_tokens(model)
 
@@ -156,6 +160,19 @@ def _step(
     model: LensModel, running: _Running, has_ended: Callable[[Sequence[int]], bool]
 ) -> tuple[list[GreedyAnswer], _Running | None]:
     """One token more for each answer: those that ended with it, and the rest."""
+    chosen, prefix = _read_cached(model, running)
+    answers = [[*answer, token] for answer, token in zip(running.answers, chosen, strict=True)]
+    kept = [row for row, answer in enumerate(answers) if not has_ended(answer)]
+    ended = [GreedyAnswer(running.indices[row], tuple(answers[row]), False) for row in range(len(answers)) if row not in kept]
+    if not kept:
+        return ended, None
+    if ended:
+        prefix = prefix.select(kept)
+    return ended, _Running([running.indices[row] for row in kept], [answers[row] for row in kept], prefix)
+
+
+def _read_cached(model: LensModel, running: _Running) -> tuple[list[int], Prefix]:
+    """The next token of each answer, and the prefix of the token behind it, from keys and values kept."""
     unread = running.prefix.unread
     tokens, mask = padded(model, unread, side="left")
     mask = torch.cat([running.prefix.mask, mask], dim=-1)
@@ -164,16 +181,21 @@ def _step(
     layout = left_padded([len(ids) for ids in unread], width) if is_first else behind_prompts(len(unread), width)
     with laid_out(layout), model.hooks(fwd_hooks=[lens.last_position_only(model)]):
         logits, cache = lens.forward_with_cache(model, tokens, mask, running.prefix.cache)
-    chosen = logits[:, -1].argmax(-1).tolist()
-    answers = [[*answer, token] for answer, token in zip(running.answers, chosen, strict=True)]
-    kept = [row for row, answer in enumerate(answers) if not has_ended(answer)]
-    ended = [GreedyAnswer(running.indices[row], tuple(answers[row]), False) for row in range(len(answers)) if row not in kept]
-    if not kept:
-        return ended, None
-    prefix = Prefix(tuple((token,) for token in chosen), mask, cache)
-    if ended:
-        prefix = prefix.select(kept)
-    return ended, _Running([running.indices[row] for row in kept], [answers[row] for row in kept], prefix)
+    chosen = _likeliest(logits[:, -1])
+    return chosen, Prefix(tuple((token,) for token in chosen), mask, cache)
+
+
+def _likeliest(logits: Float[Tensor, "place d_vocab"]) -> list[int]:
+    """The arg-max at each place.
+
+    Raises:
+        ArithmeticError: it is not finite, so that there is none.
+    """
+    highest, tokens = logits.max(-1)
+    if not highest.isfinite().all():
+        n_bad = int((~highest.isfinite()).sum())
+        raise ArithmeticError(f"no likeliest token at {n_bad} of {len(tokens)} places: logits are not finite; {DIVERGED}")
+    return tokens.tolist()
 
 
 def _guesses(
@@ -217,8 +239,10 @@ def _as_far_as_guessed(
     found: list[list[int]] = [[] for _ in range(answers.n_sequences)]
     right = [True] * answers.n_sequences
     ended = [False] * answers.n_sequences
-    tokens = logits.argmax(-1)[answers.places.to(logits.device)].tolist()
-    for owner, target, token in zip(answers.owners.tolist(), answers.targets.tolist(), tokens, strict=True):
+    likeliest = _likeliest(logits)
+    owners, places, targets = (part.tolist() for part in (answers.owners, answers.places, answers.targets))
+    for owner, place, target in zip(owners, places, targets, strict=True):
+        token = likeliest[place]
         if right[owner] and not ended[owner]:
             found[owner].append(token)
             right[owner] = token == target

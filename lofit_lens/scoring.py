@@ -31,6 +31,8 @@ from lofit_lens.progress import progress
 LOGITS_AT_ONCE = 12_000_000
 #: Rows of logits that are worth a pass, and that are exponentiated at once: 67 MB in float32 for 262,144 tokens.
 ROWS_OF_LOGITS = 64
+#: What numbers that are not finite say, as `check_model` found the bare model's to be finite.
+DIVERGED = "the edit has diverged: fit it again with a lower learning rate, or scale it down"
 
 
 def logit_rows(model: LensModel) -> int:
@@ -141,9 +143,7 @@ def sequence_logprobs(
             scores[list(indices)] = logprobs.cpu()
             bar.update(len(indices))
     if not scores.isfinite().all():
-        raise ArithmeticError(
-            f"{int((~scores.isfinite()).sum())} of {len(scores)} scores are not finite; the edit has diverged"
-        )
+        raise ArithmeticError(f"{int((~scores.isfinite()).sum())} of {len(scores)} scores are not finite; {DIVERGED}")
     return scores
 
 

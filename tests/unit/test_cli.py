@@ -4,8 +4,10 @@ import json
 import sys
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+import lofit_lens as ll
 from lofit_lens import cli
 
 
@@ -128,6 +130,15 @@ def test_bad_input_is_one_message_and_leaves_nothing(run, tmp_path, monkeypatch,
     assert said in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_that_has_diverged_is_one_message(run, tmp_path):
+    model = ll.tiny_model("llama")
+    ll.HeadIntervention((ll.Head(0, 1),), offset=torch.full((1, 16), torch.nan)).save(tmp_path / "adapter", model)
+    code, _, err = run("eval", "kinship", "--model", "tiny-llama", "--adapter", str(tmp_path / "adapter"))
+    assert code == 1
+    assert "error: no likeliest token at" in err
+    assert "Traceback" not in err
 
 
 def test_unknown_option_is_a_usage_error(run):

@@ -141,6 +141,13 @@ def test_exact_match_of_an_edited_model_equals_generating_everything_with_it(spe
     assert evaluate(speaker, toy_task({"val": examples}), split="val").value < result.value
 
 
+@pytest.mark.parametrize("metric", ["exact_match", "mc1"])
+def test_an_edit_that_has_diverged_gets_no_number(speaker, toy_task, metric):
+    diverged = HeadIntervention(EDIT.heads, offset=torch.full((2, 16), torch.nan))
+    with pytest.raises(ArithmeticError, match=r"are not finite; the edit has diverged: fit it again"):
+        evaluate(speaker, toy_task({"test": [Example("Who?", " Bo", rejected=(" Al",))]}), diverged, metric=metric)
+
+
 def test_a_prompt_without_room_for_the_answer_is_refused_before_anything_is_run(speaker, toy_task):
     with pytest.raises(ValueError, match="example 0 needs 257 tokens"):
         evaluate(speaker, toy_task({"test": [Example("b" * 240, "d")]}))

@@ -1,8 +1,9 @@
 """What a user of `generate` relies on beyond the model contract: where answers end, and what is refused."""
 
 import pytest
+import torch
 
-from lofit_lens import answer_logprobs, evaluate, generate, lens
+from lofit_lens import Head, HeadIntervention, answer_logprobs, evaluate, generate, lens
 from lofit_lens.batches import TokenSequence, encode_prompt
 from lofit_lens.generation import GreedyAnswer, generated_text, greedy_answers
 from lofit_lens.tasks import Example
@@ -58,6 +59,12 @@ def test_every_token_that_the_model_names_ends_an_answer(speaker, monkeypatch, t
 def test_fewer_than_one_token_is_refused(llama, n):
     with pytest.raises(ValueError, match=f"got max_new_tokens={n}; wanted at least one token"):
         generate(llama, ["a"], max_new_tokens=n)
+
+
+def test_an_edit_that_has_diverged_generates_nothing(llama):
+    edit = HeadIntervention((Head(0, 1),), offset=torch.full((1, 16), torch.nan))
+    with pytest.raises(ArithmeticError, match=r"logits are not finite; the edit has diverged: fit it again"):
+        generate(llama, ["a"], edit)
 
 
 def test_no_prompts_give_no_answers(llama):
