@@ -37,8 +37,9 @@ class ModelInfo:
         attention_layers: the layers whose `hook_z` fires.
         can_resume: whether the pass can start at a stored residual with equal logits.
         can_trim_last_mlp: whether the last block's MLP can run at some positions only, with equal logits there.
-        can_share_prefix: whether several continuations can start from the keys and values of one prompt.
-        can_pack: whether several sequences can go through the model in one row, each seeing its own tokens only.
+        can_share_prefix: whether continuations can start from the keys and values of a prompt, answers as well as tokens that
+            are generated.
+        can_pack: whether, besides, several sequences can go through the model in one row, each seeing its own tokens only.
     """
 
     n_layers: int
@@ -86,6 +87,7 @@ def examine(model: LensModel) -> ModelInfo:
     plain, attention_layers = _plain_pass(model)
     if not _gives_answers_only(model, plain, trim_last_mlp=False):
         raise ValueError("logits of some positions alone differ from the full pass; this architecture cannot be used")
+    shares = _works("keeping keys and values, for answers to one prompt and in generation", _shares_prefix, model, plain)
     return ModelInfo(
         n_layers=cfg.n_layers,
         n_heads=cfg.n_heads,
@@ -95,8 +97,8 @@ def examine(model: LensModel) -> ModelInfo:
         attention_layers=attention_layers,
         can_resume=_works("starting from a stored residual", _resumes, model, plain),
         can_trim_last_mlp=_works("running the last MLP at some positions only", _trims, model, plain),
-        can_share_prefix=_works("several answers behind one reading of a prompt", _shares_prefix, model, plain),
-        can_pack=_works("several sequences in one row", _packs, model, plain),
+        can_share_prefix=shares,
+        can_pack=shares and _works("several sequences in one row", _packs, model, plain),
     )
 
 

@@ -4,11 +4,12 @@ A guess of an answer goes through the model together with its prompt, once. As f
 behind the tokens before it, greedy generation would give just that; from the first other token on, tokens are generated one
 by one. (This is speculative decoding with a drafted answer; Leviathan et al. 2023, arXiv 2211.17192, at temperature 0.)
 In an evaluation the gold answer is the guess, so that a model that knows the answers generates next to nothing. Answers that
-have ended leave their batch, and new ones come in.
+have ended leave their batch, and new ones come in. A model whose keys and values do not give the logits of the plain pass
+(`ModelInfo.can_share_prefix`) reads prompt and answer again for every token.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -133,6 +134,7 @@ def greedy_answers(
         ArithmeticError: logits are not finite.
     """
     ends = lens.end_tokens(model)
+    keeps_cache = check_model(model).can_share_prefix
 
     def has_ended(answer: Sequence[int]) -> bool:
         if len(answer) >= max_new_tokens or answer[-1] in ends:
@@ -147,8 +149,9 @@ def greedy_answers(
             yield from ended
             if new is not None:
                 running = new if running is None else running.joined(new)
-            # A step costs a pass over all weights, whatever the number of rows: go on when there are many.
-            while running is not None and running.prefix.mask.numel() >= token_budget:
+            # A step costs a pass over all weights, whatever the number of rows: go on when there are many. Rows that are read
+            # again at every step are as many as fit already.
+            while running is not None and (not keeps_cache or running.prefix.mask.numel() >= token_budget):
                 ended, running = _step(model, running, has_ended)
                 yield from ended
     while running is not None:
@@ -160,7 +163,8 @@ def _step(
     model: LensModel, running: _Running, has_ended: Callable[[Sequence[int]], bool]
 ) -> tuple[list[GreedyAnswer], _Running | None]:
     """One token more for each answer: those that ended with it, and the rest."""
-    chosen, prefix = _read_cached(model, running)
+    read_on = _read_cached if check_model(model).can_share_prefix else _read_again
+    chosen, prefix = read_on(model, running)
     answers = [[*answer, token] for answer, token in zip(running.answers, chosen, strict=True)]
     kept = [row for row, answer in enumerate(answers) if not has_ended(answer)]
     ended = [GreedyAnswer(running.indices[row], tuple(answers[row]), False) for row in range(len(answers)) if row not in kept]
@@ -183,6 +187,15 @@ def _read_cached(model: LensModel, running: _Running) -> tuple[list[int], Prefix
         logits, cache = lens.forward_with_cache(model, tokens, mask, running.prefix.cache)
     chosen = _likeliest(logits[:, -1])
     return chosen, Prefix(tuple((token,) for token in chosen), mask, cache)
+
+
+def _read_again(model: LensModel, running: _Running) -> tuple[list[int], Prefix]:
+    """The same by a plain pass over prompts and answers, where keys and values do not give that pass's logits."""
+    unread = running.prefix.unread
+    batch = collate(model, [TokenSequence(ids, (0,)) for ids in unread])
+    prompt_lengths = tuple(len(ids) - len(answer) for ids, answer in zip(unread, running.answers, strict=True))
+    chosen = _likeliest(answer_logits(model, replace(batch, prompt_lengths=prompt_lengths), generates=True))
+    return chosen, replace(running.prefix, unread=tuple((*ids, token) for ids, token in zip(unread, chosen, strict=True)))
 
 
 def _likeliest(logits: Float[Tensor, "place d_vocab"]) -> list[int]:

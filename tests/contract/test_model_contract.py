@@ -291,7 +291,7 @@ def test_generation_equals_full_passes_token_by_token(model):
 
 @pytest.mark.parametrize("short_cuts", SHORT_CUTS)
 def test_generation_does_not_depend_on_the_batch(model, short_cuts, monkeypatch):
-    without(model, monkeypatch, short_cuts)
+    info = without(model, monkeypatch, short_cuts)
     prompts = [*PROMPTS, "And another", "Once upon a time", PROMPTS[1]]
     alone = [ll.generate(model, [prompt], max_new_tokens=12)[0] for prompt in prompts]
     assert ll.generate(model, prompts, max_new_tokens=12) == alone
@@ -301,7 +301,8 @@ def test_generation_does_not_depend_on_the_batch(model, short_cuts, monkeypatch)
     with model.hooks(fwd_hooks=[look]):
         # A prompt at a time comes in, and those whose answers have not ended go on together.
         assert ll.generate(model, prompts, max_new_tokens=12, token_budget=60) == alone
-    assert max(rows) > min(rows)
+    # Without a cache, no token is ever read alone.
+    assert max(rows) > min(rows) if info.can_share_prefix else not rows
 
 
 @pytest.mark.parametrize("short_cuts", SHORT_CUTS)

@@ -1,12 +1,16 @@
 """What a user of `generate` relies on beyond the model contract: where answers end, and what is refused."""
 
+import logging
+
 import pytest
 import torch
+from transformer_lens.model_bridge import TransformerBridge
 
-from lofit_lens import Head, HeadIntervention, answer_logprobs, evaluate, generate, lens
+from lofit_lens import Head, HeadIntervention, answer_logprobs, check_model, evaluate, generate, lens
 from lofit_lens.batches import TokenSequence, encode_prompt
 from lofit_lens.generation import GreedyAnswer, generated_text, greedy_answers
 from lofit_lens.tasks import Example
+from lofit_lens.tiny import tiny_pair
 
 
 def test_text_ends_at_eos_and_at_the_first_stop_string(llama):
@@ -38,6 +42,41 @@ def test_a_guess_is_taken_as_far_as_it_holds(speaker):
 
 def greedy(model, sequences, max_new_tokens) -> list[GreedyAnswer]:
     return sorted(greedy_answers(model, sequences, max_new_tokens, (), token_budget=256))
+
+
+@pytest.fixture
+def forgetful() -> TransformerBridge:
+    """Its learned positions begin anew in every pass, so that keys and values of an earlier one are of no use."""
+    hf_model, tokenizer = tiny_pair("llama")
+    positions = torch.randn(256, 48, generator=torch.Generator().manual_seed(1))
+    hf_model.get_input_embeddings().register_forward_hook(lambda module, args, value: value + positions[: value.shape[1]])
+    return TransformerBridge.boot_transformers("tiny-forgetful", hf_model=hf_model, tokenizer=tokenizer, device="cpu")
+
+
+@pytest.mark.parametrize("positions", ["all", "generated"])
+@pytest.mark.parametrize("token_budget", [60, 2048])
+def test_a_model_whose_cache_is_of_no_use_generates_by_plain_passes(forgetful, caplog, positions, token_budget):
+    caplog.set_level(logging.INFO)
+    prompts = ["Once upon a time, in a land far away", "A", "The story of the three little pigs and the", "A tale", "Who?"]
+    edit = HeadIntervention((Head(1, 2),), offset=2 * torch.ones(1, 16), positions=positions)
+    texts = generate(forgetful, prompts, edit, max_new_tokens=8, token_budget=token_budget)
+    info = check_model(forgetful)
+    assert (info.can_share_prefix, info.can_pack) == (False, False)
+    assert caplog.text.count("does without keeping keys and values, for answers to one prompt and in generation") == 1
+    for prompt, text in zip(prompts, texts, strict=True):
+        ids = list(encode_prompt(forgetful, prompt))
+        first, new = len(ids) - 1 if positions == "generated" else 0, []
+
+        def add(z, hook, first=first):
+            z = z.clone()
+            z[:, first:, 2] += 2
+            return z
+
+        with torch.no_grad(), forgetful.hooks(fwd_hooks=[(lens.z_hook(1), add)]):
+            while len(new) < 8 and new[-1:] != [forgetful.tokenizer.eos_token_id]:
+                new.append(forgetful(torch.tensor([ids + new]), use_cache=False)[0, -1].argmax().item())
+        assert text == generated_text(forgetful, new, ())
+    assert texts != generate(forgetful, prompts, max_new_tokens=8)
 
 
 def test_every_token_that_the_model_names_ends_an_answer(speaker, monkeypatch, toy_task):
