@@ -20,7 +20,7 @@ PRESET = "Answer each question with a colour, and with nothing else.\n\nQ: What 
 QUESTIONS = ["Q: What colour is blood?\nA:", "Q: What colour is a ripe tomato?\nA:", "Q: And the sun in the evening?\nA:"]
 #: Longer than Gemma 3's sliding window of 512 tokens.
 LONG = ("So that a window is passed: " + "one sheep, two sheep, many sheep jump over a fence; " * 42, " and all are asleep")
-#: Sums over another order of additions in float32; the log-probabilities are of size 1 to 40.
+#: Sums over another order of additions in float32; the scores are of short answers, and of size 1 to 40.
 TOLERANCE = 1e-4
 
 

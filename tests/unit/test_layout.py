@@ -11,6 +11,8 @@ from lofit_lens.layout import behind_prompts, layout_of, left_padded, positions_
 
 PROMPTS = ["Q: 1+1 A:", "Q: 1+1 A:", "Q: what is this, then? A:", "x"]
 ANSWERS = [" 2", " three", " that", " y and z"]
+#: Float32 sums of up to 8 log-probabilities, of size 1 to 40, in another order.
+SCORE_ROUNDING = 1e-4
 
 
 def rows(mask: torch.Tensor) -> list[str]:
@@ -72,7 +74,7 @@ def test_scores_are_those_of_one_pass_each_edited_from_that_token_on(llama, offs
         hooks = late_hooks(offset, first)
         with llama.hooks(fwd_hooks=hooks), torch.no_grad():
             logprobs = llama(torch.tensor([[*p, *a]])).log_softmax(-1)[0, len(p) - 1 : -1]
-        assert score == pytest.approx(logprobs[range(len(a)), list(a)].sum().item(), abs=1e-4)
+        assert score == pytest.approx(logprobs[range(len(a)), list(a)].sum().item(), abs=SCORE_ROUNDING)
 
 
 @pytest.mark.parametrize("positions", ["generated", "published"])
@@ -116,7 +118,7 @@ def test_a_low_rank_edit_is_its_formula_at_the_edges_of_each_prompt(llama):
 
         with llama.hooks(fwd_hooks=[("blocks.1.hook_out", by_hand)]), torch.no_grad():
             logprobs = llama(torch.tensor([[*p, *a]])).log_softmax(-1)[0, len(p) - 1 : -1]
-        assert score == pytest.approx(logprobs[range(len(a)), list(a)].sum().item(), abs=1e-4)
+        assert score == pytest.approx(logprobs[range(len(a)), list(a)].sum().item(), abs=SCORE_ROUNDING)
 
 
 def test_edits_at_different_positions_do_not_add_up(as_users_run_it, offset):
