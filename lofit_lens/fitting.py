@@ -22,7 +22,7 @@ from torch import Tensor
 from lofit_lens import lens
 from lofit_lens.batches import TOKEN_BUDGET, by_length, collate
 from lofit_lens.frozen import ResidualStore
-from lofit_lens.heads import Head
+from lofit_lens.heads import Head, checked_heads
 from lofit_lens.interventions import HeadIntervention, Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.losses import group_penalty, l1_penalty
@@ -97,11 +97,13 @@ def fit_vectors(
     The seed decides the start and the order of the examples, alike on every machine; global random state is not touched.
 
     Raises:
-        ValueError: heads that the model does not have.
+        ValueError: no heads, or heads that the model does not have.
         NonFiniteLossError: names the step, the examples and the learning rate.
     """
+    info = check_model(model)
+    heads = checked_heads(heads, info.n_layers, info.n_heads)
     generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(len(heads), check_model(model).d_head, generator=generator) * optimisation.init_std
+    start = torch.randn(len(heads), info.d_head, generator=generator) * optimisation.init_std
     vectors = start.to(lens.model_device(model)).requires_grad_()
     intervention = HeadIntervention(heads, scale=vectors) if kind == "scale" else HeadIntervention(heads, offset=vectors)
     losses = train(
@@ -112,7 +114,7 @@ def fit_vectors(
         optimisation,
         generator=generator,
         # A scale multiplies what the same layer computed, an offset adds to it: both leave the layers below untouched.
-        lowest_layer=min((head.layer for head in heads), default=0),
+        lowest_layer=min(head.layer for head in heads),
         penalty=(lambda: optimisation.l1 * _PENALTIES[optimisation.penalised](vectors)) if optimisation.l1 else None,
         description=description,
     )
@@ -128,6 +130,7 @@ def train(
     *,
     generator: torch.Generator,
     lowest_layer: int,
+    before_step: Callable[[], object] | None = None,
     penalty: Callable[[], Float[Tensor, ""]] | None = None,
     relative_rates: Sequence[float] | None = None,
     description: str,
@@ -142,6 +145,7 @@ def train(
         optimisation: how.
         generator: decides the order of the examples.
         lowest_layer: the residual stream that enters this block is the base model's.
+        before_step: called ahead of every step, whose batch may go through the model in several pieces.
         penalty: added to the loss of every step.
         relative_rates: each parameter's learning rate, as a multiple of the optimisation's; None is 1 for all.
         description: what a progress bar and an error call it.
@@ -164,6 +168,8 @@ def train(
         with weights_frozen(model), torch.enable_grad():
             for examples in bar:
                 optimiser.zero_grad()
+                if before_step is not None:
+                    before_step()
                 loss = accumulate_gradient(model, objective, intervention, examples, optimisation, store)
                 if penalty is not None:
                     penalty().backward()

@@ -99,7 +99,8 @@ class HeadIntervention:
             ValueError: a head or d_head that the model does not have.
         """
         info = check_model(model)
-        checked_heads(self.heads, info.n_layers, info.n_heads)
+        if self.heads:  # JoLA may have closed every gate
+            checked_heads(self.heads, info.n_layers, info.n_heads)
         for head in self.heads:
             if head.layer not in info.attention_layers:
                 raise ValueError(f"layer {head.layer} of {head.label} has no attention; layers with: {info.attention_layers}")

@@ -80,9 +80,10 @@ class JoLA(Trained):
         generator = torch.Generator().manual_seed(seed)
         start = self.init_std * torch.randn(2, len(heads), info.d_head, generator=generator), self._gates(info, generator)
         vectors, log_alpha = (part.to(lens.model_device(model)).requires_grad_() for part in start)
+        u = torch.full_like(log_alpha, 0.5)
 
         def sampled() -> HeadIntervention:
-            scale, offset = sampled_gates(log_alpha, generator).unsqueeze(-1) * vectors
+            scale, offset = sampled_gates(log_alpha, u).unsqueeze(-1) * vectors
             return HeadIntervention(heads, scale, offset)
 
         losses = train(
@@ -93,6 +94,7 @@ class JoLA(Trained):
             self._optimisation(self.learning_rate, self.epochs),
             generator=generator,
             lowest_layer=heads[0].layer,
+            before_step=lambda: u.copy_(torch.rand(u.shape, generator=generator)),
             penalty=self._penalty(log_alpha, info.n_heads),
             relative_rates=(1.0, self.gate_lr / self.learning_rate),
             description=f"{task.name}: JoLA",
@@ -151,9 +153,9 @@ class JoLA(Trained):
         return intervention, scores
 
 
-def sampled_gates(log_alpha: Float[Tensor, "2 head"], generator: torch.Generator) -> Float[Tensor, "2 head"]:
-    """A draw of every gate; differentiable in its parameter."""
-    u = torch.rand(log_alpha.shape, generator=generator).clamp(1e-6, 1 - 1e-6).to(log_alpha.device)
+def sampled_gates(log_alpha: Float[Tensor, "2 head"], u: Float[Tensor, "2 head"]) -> Float[Tensor, "2 head"]:
+    """Every gate in training, given its u in [0, 1]; differentiable in its parameter."""
+    u = u.clamp(1e-6, 1 - 1e-6)
     concrete = torch.sigmoid((u.log() - (1 - u).log() + log_alpha) / TEMPERATURE)
     return (concrete * (HIGHEST - LOWEST) + LOWEST).clamp(0, 1)
 
