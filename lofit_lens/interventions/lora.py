@@ -57,7 +57,8 @@ class LoRAIntervention:
             ImportError: the extra is not installed.
             ValueError: as `LoRALayers`, or factors of other shapes than the model's.
         """
-        layers = LoRALayers(model, self.rank, self.alpha)
+        with torch.random.fork_rng(devices=[]):  # peft draws a start for them, on the CPU
+            layers = LoRALayers(model, self.rank, self.alpha)
         wanted = {name: tuple(parameter.shape) for name, parameter in layers.factors.items()}
         got = {name: tuple(factor.shape) for name, factor in self.factors.items()}
         if got != wanted:
@@ -85,13 +86,15 @@ class LoRAIntervention:
 
 
 class LoRALayers:
-    """`peft`'s layers around a model's own W_Q and W_V, without effect until they are learned; in evaluation mode.
+    """`peft`'s layers around a model's own W_Q and W_V, without effect until they are learned; without dropout at first.
+
+    Their factors are float32, whatever the model is, and so is their arithmetic.
 
     Args:
         model: a TransformerBridge; it stays as it is until they are attached.
         rank: of each change.
         alpha: `alpha / rank` is what `B A` is multiplied by.
-        dropout: of the inputs of A, in training mode.
+        dropout: of the inputs of A, once it is switched on.
 
     Raises:
         ImportError: the extra is not installed.
@@ -115,7 +118,9 @@ class LoRALayers:
         weights = [weight for linear in own.values() for weight in linear.parameters()]
         for weight, wanted in zip(weights, wanted_gradient, strict=True):
             weight.requires_grad_(wanted)
-        self._layers.eval()
+        for factor in self.factors.values():
+            factor.data = factor.data.float()
+        self.dropout(on=False)
 
     @property
     def factors(self) -> dict[str, nn.Parameter]:
@@ -126,10 +131,10 @@ class LoRALayers:
             for factor in ("A", "B")
         }
 
-    def train(self) -> None:
-        """Switch dropout on."""
+    def dropout(self, *, on: bool) -> None:
+        """Switch dropout on or off; the mode of the model's own layers, which these hold, is the user's."""
         for layer in self._layers.values():
-            layer.lora_dropout.train()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+            layer.lora_dropout.train(on)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
 
     @contextmanager
     def attach(self, model: LensModel) -> Iterator[None]:
@@ -153,6 +158,9 @@ def _places(model: LensModel) -> dict[str, tuple[nn.Module, nn.Linear]]:
             component = getattr(model.blocks[layer].attn, part)
             linear = component._modules["_original_component"]
             if not isinstance(linear, nn.Linear):
-                raise ValueError(f"W_{part.upper()} of layer {layer} is a {type(linear).__name__}, wanted a linear layer")
+                kind = f"{type(linear).__module__}.{type(linear).__name__}"
+                raise ValueError(
+                    f"W_{part.upper()} of layer {layer} is a {kind}; wanted a torch.nn.Linear, and no other LoRA at work"
+                )
             places[f"{layer}_{part}"] = (component, linear)
     return places

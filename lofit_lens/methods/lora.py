@@ -30,7 +30,7 @@ class LoRA(Trained):
     Args:
         rank: of each change.
         alpha: the change is scaled by `alpha / rank`.
-        dropout: of the inputs of A, in training.
+        dropout: of the inputs of A, in training; what it draws depends on how batches are cut, so on `token_budget` too.
         learning_rate: at the first step (the paper: mostly 1e-3).
         epochs: passes over the training data.
     """
@@ -55,7 +55,7 @@ class LoRA(Trained):
         with torch.random.fork_rng(devices=on_gpus):
             torch.manual_seed(seed)
             layers = LoRALayers(model, self.rank, self.alpha, self.dropout)
-            layers.train()
+            layers.dropout(on=True)
             losses = train(
                 model,
                 objective,

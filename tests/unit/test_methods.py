@@ -1,9 +1,15 @@
-"""What holds for every method: it fits, it has an effect, and what it found survives being saved."""
+"""What holds for every method: it fits, it has an effect, what it found survives being saved, and nothing else changes."""
 
+import dataclasses
+import random
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
 import lofit_lens as ll
+from lofit_lens import lens
 from lofit_lens.methods import ITI, METHODS, RED, BitFit, FewShot, JoLA, LoFiT, LoRA, LoReFT, RepE
 from lofit_lens.tasks import Example
 
@@ -81,3 +87,61 @@ def test_sizes_are_those_of_the_papers_table_3():
     assert ll.HeadIntervention(tuple(heads[:96]), offset=torch.zeros(96, 128)).n_parameters == 12_288
     everywhere = torch.zeros(1024, 128)
     assert ll.HeadIntervention(tuple(heads), scale=everywhere, offset=everywhere).n_parameters == 262_144
+
+
+@pytest.fixture
+def lived_in():
+    """A model as somebody may have left it: in training mode, and one of its weights asks for a gradient."""
+    model = ll.tiny_model("llama")
+    model.train()
+    model.blocks[1].attn.q.weight.requires_grad_(True)
+    return model
+
+
+def everything_of(model) -> dict[str, Any]:
+    """All that an edit could leave behind."""
+    weights = lens.weights(model)
+    modules = list(torch.nn.Module.modules(model))
+    return {
+        "weights": [(id(weight), weight.detach().clone().numpy().tobytes()) for weight in weights],
+        "names": sorted(model.state_dict()),
+        "gradients": [(weight.requires_grad, weight.grad is None) for weight in weights],
+        "modules": [(id(module), type(module).__module__, module.training) for module in modules],
+        "torch hooks": sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules),
+        "hooks": [name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks],
+    }
+
+
+def random_states() -> list[Any]:
+    """The checks of shapes draw random numbers themselves: `as_users_run_it`."""
+    return [torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()]  # noqa: NPY002
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_the_model_and_the_random_numbers_of_others_stay_as_they_were(as_users_run_it, lived_in, toy_task, name):
+    task = toy_task({"train": EXAMPLES, "val": EXAMPLES})
+    ll.check_model(lived_in)
+    before, random_before = everything_of(lived_in), random_states()
+    made = MADE[name].fit(lived_in, task).intervention
+    ll.answer_logprobs(lived_in, [EXAMPLES[0].prompt], [EXAMPLES[0].answer], made)
+    assert everything_of(lived_in) == before
+    assert random_states() == random_before
+
+
+@pytest.mark.parametrize("name", [name for name in MADE if name != "few_shot"])
+def test_a_fit_that_breaks_off_leaves_the_model_as_it_was(as_users_run_it, lived_in, toy_task, name):
+    task = toy_task({"train": EXAMPLES, "val": EXAMPLES})
+    ll.check_model(lived_in)
+    passes = []
+
+    def interrupted(z, hook):
+        passes.append(1)
+        if len(passes) == 4:
+            raise KeyboardInterrupt
+
+    before, random_before = everything_of(lived_in), random_states()
+    method = dataclasses.replace(MADE[name], token_budget=64)
+    with pytest.raises(KeyboardInterrupt), lived_in.hooks(fwd_hooks=[(lens.z_hook(1), interrupted)]):
+        method.fit(lived_in, task)
+    assert everything_of(lived_in) == before
+    assert random_states() == random_before
