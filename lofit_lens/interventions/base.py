@@ -152,15 +152,15 @@ def read_checked_adapter(folder: str | Path, kind: str, model: LensModel | None)
 
 
 def checked_layers(model: LensModel, layers: Sequence[int], d_model: int) -> None:
-    """Refuse layers, or a width of the residual stream, that the model does not have.
+    """Refuse layers, or a width of the residual stream, that the model does not have; and no layers at all.
 
     Raises:
         ValueError: says which.
     """
     info = check_model(model)
     unknown = [layer for layer in layers if not 0 <= layer < info.n_layers]
-    if unknown or len(set(layers)) != len(layers):
-        raise ValueError(f"got layers {list(layers)}; wanted different ones of 0 to {info.n_layers - 1}")
+    if unknown or not layers or len(set(layers)) != len(layers):
+        raise ValueError(f"got layers {list(layers)}; wanted at least one of 0 to {info.n_layers - 1}, and none twice")
     if d_model != info.d_model:
         raise ValueError(f"the vectors have d_model = {d_model}, the model {info.d_model}; fit them on this model")
 

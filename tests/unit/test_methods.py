@@ -114,7 +114,7 @@ def everything_of(model) -> dict[str, Any]:
 
 def random_states() -> list[Any]:
     """The checks of shapes draw random numbers themselves: `as_users_run_it`."""
-    return [torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()]  # noqa: NPY002
+    return [torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()]
 
 
 @pytest.mark.parametrize("name", MADE)
