@@ -2,7 +2,8 @@
 
     example 1's prompt and answer, an empty line, example 2's prompt and answer, an empty line, ..., the prompt
 
-Examples are drawn from the training split by the seed, the same ones for every prompt, so that they are read once.
+Examples are drawn from the training split by the seed, the same ones for every prompt, so that they are read once. Those whose
+prompt another split has too are left out: published splits overlap, and the answer would stand in the prompt.
 """
 
 import random
@@ -15,7 +16,7 @@ from lofit_lens.interventions import PromptIntervention
 from lofit_lens.lens import LensModel
 from lofit_lens.methods.base import Fit, made_by, settings_of
 from lofit_lens.models import base_of
-from lofit_lens.tasks.base import Task
+from lofit_lens.tasks.base import Example, Task
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -34,14 +35,22 @@ class FewShot:
         """Draw the examples. Nothing is trained.
 
         Raises:
-            ValueError: the training split has fewer examples.
+            ValueError: the training split has fewer examples that no other split asks.
         """
-        if len(task.train) < self.n_examples:
-            raise ValueError(f"got {len(task.train)} training examples of {task.name}, wanted {self.n_examples} or more")
-        drawn = random.Random(seed).sample(task.train, self.n_examples)
+        pool = _never_asked(task) if self.n_examples else []
+        if len(pool) < self.n_examples:
+            raise ValueError(
+                f"got {len(pool)} training examples of {task.name} that no other split asks, wanted {self.n_examples} or more"
+            )
+        drawn = random.Random(seed).sample(pool, self.n_examples)
         text = "".join(f"{example.prompt}{example.answer}{self.separator}" for example in drawn)
         return Fit(PromptIntervention(text, made_by(self, task, seed), base_of(model)))
 
     def settings(self) -> dict[str, Any]:
         """The hyperparameters as plain JSON values."""
         return settings_of(self)
+
+
+def _never_asked(task: Task) -> list[Example]:
+    asked = {example.prompt for split in ("val", "test") for example in task.splits[split]}
+    return [example for example in task.train if example.prompt not in asked]

@@ -13,10 +13,14 @@ from lofit_lens import lens
 from lofit_lens.methods import ITI, METHODS, RED, BitFit, FewShot, JoLA, LoFiT, LoRA, LoReFT, RepE
 from lofit_lens.tasks import Example
 
-EXAMPLES = [
-    Example(f"Q: Is {a} more than {b}? A:", f" {'Yes' if a > b else 'No'}.", rejected=(f" {'No' if a > b else 'Yes'}.",))
-    for a, b in [(9, 2), (3, 4), (8, 1), (2, 7), (6, 5), (1, 3), (7, 4), (5, 8)]
-]
+
+def comparison(a: int, b: int) -> Example:
+    right, wrong = ("Yes", "No") if a > b else ("No", "Yes")
+    return Example(f"Q: Is {a} more than {b}? A:", f" {right}.", rejected=(f" {wrong}.",))
+
+
+EXAMPLES = [comparison(a, b) for a, b in [(9, 2), (3, 4), (8, 1), (2, 7), (6, 5), (1, 3), (7, 4), (5, 8)]]
+VAL = [comparison(a, b) for a, b in [(9, 3), (4, 6), (7, 1)]]
 #: Small enough for a test, strong enough to show.
 MADE = {
     "lofit": LoFiT(k=3, scale_lr=2e-2, offset_lr=5e-2, scale_epochs=2, offset_epochs=3, batch_size=4),
@@ -43,7 +47,7 @@ def test_every_method_is_tested_here():
 @pytest.mark.parametrize("loss", ["cross_entropy", "dpo"])
 @pytest.mark.parametrize("name", MADE)
 def test_a_fit_has_an_effect_and_survives_being_saved(llama, toy_task, tmp_path, name, loss):
-    task = toy_task({"train": EXAMPLES, "val": EXAMPLES}, loss=loss)
+    task = toy_task({"train": EXAMPLES, "val": VAL}, loss=loss)
     prompts, answers = [e.prompt for e in EXAMPLES], [e.answer for e in EXAMPLES]
     base = ll.answer_logprobs(llama, prompts, answers)
     fit = MADE[name].fit(llama, task, seed=1)
@@ -119,7 +123,7 @@ def random_states() -> list[Any]:
 
 @pytest.mark.parametrize("name", MADE)
 def test_the_model_and_the_random_numbers_of_others_stay_as_they_were(as_users_run_it, lived_in, toy_task, name):
-    task = toy_task({"train": EXAMPLES, "val": EXAMPLES})
+    task = toy_task({"train": EXAMPLES, "val": VAL})
     ll.check_model(lived_in)
     before, random_before = everything_of(lived_in), random_states()
     made = MADE[name].fit(lived_in, task).intervention
@@ -130,7 +134,7 @@ def test_the_model_and_the_random_numbers_of_others_stay_as_they_were(as_users_r
 
 @pytest.mark.parametrize("name", [name for name in MADE if name != "few_shot"])
 def test_a_fit_that_breaks_off_leaves_the_model_as_it_was(as_users_run_it, lived_in, toy_task, name):
-    task = toy_task({"train": EXAMPLES, "val": EXAMPLES})
+    task = toy_task({"train": EXAMPLES, "val": VAL})
     ll.check_model(lived_in)
     passes = []
 
