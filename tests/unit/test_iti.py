@@ -9,6 +9,7 @@ from lofit_lens import lens
 from lofit_lens.batches import encode
 from lofit_lens.heads import Head
 from lofit_lens.methods import ITI, iti
+from lofit_lens.probes import held_out
 from lofit_lens.tasks import Example
 
 EXAMPLES = [
@@ -23,22 +24,86 @@ def task(toy_task):
     return toy_task({"train": EXAMPLES})
 
 
-def test_direction_and_strength_by_hand(llama, toy_task, monkeypatch):
-    """Right answers at (3, 4) and (1, 2), wrong ones at (-1, 0) and (1, 0), in the first two dimensions of every head.
-
-    Mass mean: (2, 3) - (0, 0) = (2, 3), length sqrt 13. Projections on it, times sqrt 13: 18, 8, -2, 2, whose mean is 6.5 and
-    whose variance is (11.5^2 + 1.5^2 + 8.5^2 + 4.5^2) / 4 = 56.75.
-    """
+@pytest.fixture
+def two_questions(toy_task, monkeypatch):
+    """Right answers at (3, 4) and (1, 2), wrong ones at (-1, 0) and (1, 0), in the first two dimensions of every head."""
     points = torch.tensor([[3.0, 4.0], [-1.0, 0.0], [1.0, 2.0], [1.0, 0.0]])
     z = torch.zeros(3, 4, 4, 16)
     z[..., :2] = points[None, :, None]
     monkeypatch.setattr(iti, "last_token_z", lambda *_, **__: z)
-    examples = [Example("a", " b", rejected=(" c",)), Example("d", " e", rejected=(" f",))]
-    fit = ITI(k=2, alpha=10.0).fit(llama, toy_task({"train": examples}))
+    return toy_task({"train": [Example("a", " b", rejected=(" c",)), Example("d", " e", rejected=(" f",))]})
+
+
+def test_mass_mean_direction_and_strength_by_hand(llama, two_questions):
+    """Mass mean: (2, 3) - (0, 0) = (2, 3), length sqrt 13.
+
+    Projections on it, times sqrt 13: 18, 8, -2, 2, whose mean is 6.5 and whose variance is
+    (11.5^2 + 1.5^2 + 8.5^2 + 4.5^2) / 4 = 56.75.
+    """
+    fit = ITI(k=2, alpha=10.0).fit(llama, two_questions)
     theta = torch.tensor([2.0, 3.0]) / 13**0.5
     sigma = (56.75 / 13) ** 0.5
     torch.testing.assert_close(fit.intervention.offset[:, :2], (10 * sigma * theta).expand(2, 2))
     assert not fit.intervention.offset[:, 2:].any()
+
+
+def test_probe_direction_and_strength_by_hand(llama, two_questions):
+    """One question is held out, so a probe is fitted on two points, and its weights point from the wrong one to the right one.
+
+    On points as they are: along (4, 4) or (0, 2). Standardised, both are at (+-1, +-1) or at (0, +-1), so that the weights are
+    equal, and then divided by the standard deviations (2, 2), or (0, 1). Either way theta is (1, 1) / sqrt 2, where projections
+    times sqrt 2 are 7, -1, 3, 1, of mean 2.5 and variance (4.5^2 + 3.5^2 + 0.5^2 + 1.5^2) / 4 = 8.75; or (0, 1), where they are
+    4, 0, 2, 0, of variance 2.75.
+    """
+    by_question = [(torch.tensor([1.0, 1.0]) / 2**0.5, (8.75 / 2) ** 0.5), (torch.tensor([0.0, 1.0]), 2.75**0.5)]
+    seeds = {bool(held_out([0, 0, 1, 1], 0.2, seed=seed)[0]): seed for seed in range(10)}
+    for first_is_held_out, (theta, sigma) in zip((False, True), by_question, strict=True):
+        for standardise in (True, False):
+            method = ITI(heads=((1, 3),), alpha=-2.0, direction="probe", standardise=standardise)
+            (offset,) = method.fit(llama, two_questions, seed=seeds[first_is_held_out]).intervention.offset
+            # As exact as the probe's solver is.
+            torch.testing.assert_close(offset[:2], -2 * sigma * theta, rtol=1e-3, atol=1e-3)
+            assert not offset[2:].any()
+
+
+def test_random_directions_and_their_strength_by_hand(llama, two_questions):
+    """Along (x, y, ...) of length 1, projections are 3 x + 4 y, -x, x + 2 y and x."""
+    made = ITI(heads=((1, 3), (0, 0)), alpha=3.0, direction="random").fit(llama, two_questions, seed=7).intervention
+    generator = torch.Generator().manual_seed(7)
+    for offset in made.offset:
+        drawn = torch.randn(16, generator=generator)
+        x, y, *_ = theta = (drawn / drawn.norm()).tolist()
+        sigma = np.std([3 * x + 4 * y, -x, x + 2 * y, x])
+        torch.testing.assert_close(offset, 3 * torch.tensor(theta) * float(sigma))
+
+
+@pytest.mark.parametrize(("positions", "late"), [("all", None), ("generated", 0), ("published", 2)])
+def test_positions_are_where_the_offset_goes(llama, task, positions, late):
+    """By hand, in plain passes: everywhere, or from so many tokens behind the prompt's last one on."""
+    made = ITI(k=3, positions=positions).fit(llama, task).intervention
+    assert made.positions == positions
+    assert torch.equal(made.offset, ITI(k=3).fit(llama, task).intervention.offset)
+    prompts, answers = [e.prompt for e in EXAMPLES[:2]], [" Yes, and more.", " No."]
+    found = ll.answer_logprobs(llama, prompts, answers, made)
+    for sequence, score in zip(encode(llama, prompts, answers, eos=False), found, strict=True):
+        n = len(sequence.prompt)
+        first = 0 if late is None else n - 1 + late
+
+        def by_hand(head, vector, first=first):
+            def edit(z, hook):
+                z = z.clone()
+                for place in range(first, z.shape[1]):
+                    z[0, place, head.index] += vector
+                return z
+
+            return lens.z_hook(head.layer), edit
+
+        hooks = [by_hand(head, vector) for head, vector in zip(made.heads, made.offset, strict=True)]
+        with torch.no_grad(), llama.hooks(fwd_hooks=hooks):
+            logprobs = llama(torch.tensor([sequence.prompt + sequence.answer]))[0].log_softmax(-1)
+        total = sum(logprobs[n - 1 + place, token].item() for place, token in enumerate(sequence.answer))
+        # Float32 sums in another order; log-probabilities of order 10 to 100.
+        assert score.item() == pytest.approx(total, abs=1e-3)
 
 
 @torch.no_grad()
