@@ -8,8 +8,8 @@ result stays on disk: the same texts and model are read back from there, and mem
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -55,9 +55,11 @@ def last_token_z(
 
     def fill(z: Float[Tensor, "layer text head d_head"]) -> None:
         hooks = [lens.z_hook(layer) for layer in info.attention_layers]
-        for indices, layer_values in _at_last_tokens(model, texts, hooks, token_budget):
-            for layer, values in zip(info.attention_layers, layer_values, strict=True):
-                z[layer, indices] = values.float().cpu()
+
+        def put(place: int, indices: list[int], values: Tensor) -> None:
+            z[info.attention_layers[place], indices] = values.float().cpu()
+
+        _at_last_tokens(model, texts, hooks, token_budget, put)
 
     if folder is None:
         z = torch.full(shape, torch.nan)
@@ -96,9 +98,11 @@ def last_token_residual(
     texts = [sequence.prompt + sequence.answer for sequence in encode(model, prompts, answers, eos=False)]
     h = torch.empty(len(layers), len(texts), info.d_model)
     hooks = [lens.resid_post_hook(model, layer) for layer in layers]
-    for indices, layer_values in _at_last_tokens(model, texts, hooks, token_budget):
-        for row, values in enumerate(layer_values):
-            h[row, indices] = values.float().cpu()
+
+    def put(place: int, indices: list[int], values: Tensor) -> None:
+        h[place, indices] = values.float().cpu()
+
+    _at_last_tokens(model, texts, hooks, token_budget, put)
     return h
 
 
@@ -112,45 +116,50 @@ def _key(model: LensModel, texts: list[tuple[int, ...]]) -> str:
 
 
 def _at_last_tokens(
-    model: LensModel, texts: Sequence[tuple[int, ...]], hooks: Sequence[str], token_budget: int
-) -> Iterator[tuple[list[int], list[Tensor]]]:
-    """Indices of texts that went through the model together, and for each hook point its values at their last tokens."""
+    model: LensModel,
+    texts: Sequence[tuple[int, ...]],
+    hooks: Sequence[str],
+    token_budget: int,
+    put: Callable[[int, list[int], Tensor], None],
+) -> None:
+    """Run all texts; `put` gets a place in `hooks`, indices of texts, and the values there at their last tokens.
+
+    It gets them as soon as the layer has run, so that no more than one layer's are held here.
+    """
     root = shared_root(model, texts)
     rest = [text[root.n_read :] for text in texts]
     with progress(None, "activations", total=len(texts)) as bar:
         if can_pack(model, root, rest):
             for pack in packs(model, rest, token_budget=token_budget, n_before=root.n_read):
-                rows, columns = list(pack.rows), [path[-1] for path in pack.paths]
-                found = _read(model, hooks, rows, columns, lambda pack=pack: read_pack(model, root, pack))
-                yield list(pack.indices), found
+                ends = list(pack.indices), list(pack.rows), [path[-1] for path in pack.paths]
+                with _watched(model, hooks, *ends, put):
+                    read_pack(model, root, pack)
                 bar.update(len(pack.indices))
             return
         for group in by_length(map(len, texts), token_budget):
             tokens, mask = padded(model, [texts[i] for i in group], side="right")
-            columns = [len(texts[i]) - 1 for i in group]
-            found = _read(
-                model,
-                hooks,
-                list(range(len(group))),
-                columns,
-                lambda tokens=tokens, mask=mask: lens.plain_forward(model, tokens, mask),
-            )
-            yield group, found
+            with _watched(model, hooks, group, list(range(len(group))), [len(texts[i]) - 1 for i in group], put):
+                lens.plain_forward(model, tokens, mask)
             bar.update(len(group))
 
 
-def _read(model: LensModel, hooks: Sequence[str], rows: list[int], columns: list[int], run: Callable[[], Any]) -> list[Tensor]:
-    found: dict[str, Tensor] = {}
+@contextmanager
+def _watched(
+    model: LensModel,
+    hooks: Sequence[str],
+    indices: list[int],
+    rows: list[int],
+    columns: list[int],
+    put: Callable[[int, list[int], Tensor], None],
+) -> Iterator[None]:
+    """Inside, `put` gets what hook points see at these rows and columns of a pass, which belong to the texts `indices`."""
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook_function(value: Tensor, hook: Any) -> None:
-            found[name] = value[rows, columns]
-
-        return hook_function
+    def keep(place: int) -> Callable[..., None]:
+        return lambda value, hook: put(place, indices, value[rows, columns])
 
     # Nobody reads what comes behind the last heads: it runs at one position, which is the fewest that every family takes.
     first = torch.zeros(1, dtype=torch.long)
     skip_the_rest = lens.answer_only_hooks(model, first, first, trim_last_mlp=check_model(model).can_trim_last_mlp)
-    with model.hooks(fwd_hooks=[(name, keep(name)) for name in hooks]), model.hooks(fwd_hooks=skip_the_rest):
-        run()
-    return [found[name] for name in hooks]
+    watch = [(name, keep(place)) for place, name in enumerate(hooks)]
+    with model.hooks(fwd_hooks=watch), model.hooks(fwd_hooks=skip_the_rest):
+        yield

@@ -1,4 +1,4 @@
-"""How much memory multiple choice takes beside the model, measured in processes of their own."""
+"""How much memory multiple choice and ITI take beside the model, measured in processes of their own."""
 
 import subprocess
 import sys
@@ -25,10 +25,32 @@ ll.evaluate(model, task)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
+#: Heads like Llama-2-7B's, 32 layers of 32 with d_head 128, in a narrow model. More iterations would take time, not memory.
+ITI = """
+import resource, sys
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM
+import lofit_lens as ll
+from lofit_lens.tiny import tiny_config, tiny_tokenizer
 
-def grown_by(n_questions: int) -> int:
-    """Megabytes that the peak rose while so many questions were scored."""
-    done = subprocess.run([sys.executable, "-c", SCORE, str(n_questions)], capture_output=True, text=True, check=True)
+config = tiny_config("llama", n_layers=32)
+config.num_attention_heads, config.num_key_value_heads, config.head_dim = 32, 1, 128
+config.architectures = ["LlamaForCausalLM"]
+hf_model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+model = TransformerBridge.boot_transformers("wide", hf_model=hf_model.eval(), tokenizer=tiny_tokenizer(), device="cpu")
+assert len(ll.check_model(model).all_heads) == 1024
+questions = [{"q": f"{i:03}?"} for i in range(int(sys.argv[1]) // 6)]
+wrong = ["no", "so", "ah", "oh", "hm"]
+task = ll.tasks.Records({"train": [{"wrong": wrong, **q} for q in questions]}, prompt="{q}", answer=" yes", rejected=" {wrong}")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+ll.methods.ITI(k=48, max_iter=1).fit(model, task)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def grown_by(n: int, script: str = SCORE) -> int:
+    """Megabytes that the peak rose while so many questions were scored, or so many answers looked at."""
+    done = subprocess.run([sys.executable, "-c", script, str(n)], capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1])
 
 
@@ -38,3 +60,10 @@ def test_multiple_choice_takes_little_memory_however_many_questions():
     assert max(few, many) < 300
     # What the allocator keeps differs from run to run.
     assert many < few + 60
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in kilobytes on Linux only")
+def test_iti_takes_little_more_memory_than_the_activations():
+    """600 answers, to be quick. TruthfulQA's fold of 2,400 has 1,258 MB of activations, so that 2 GB are enough for it."""
+    activations = 600 * 1024 * 128 * 4 // 2**20
+    assert grown_by(600, ITI) < activations + 500
