@@ -2,7 +2,7 @@
 
 import dataclasses
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -85,12 +85,67 @@ def test_red_edits_the_layers_that_are_asked_for(llama, toy_task):
     assert layers == {"all": [0, 1, 2], "lower": [0], "upper": [1, 2]}
 
 
-def test_sizes_are_those_of_the_papers_table_3():
-    """Llama-2-7B: 32 layers of 32 heads, d_head 128; LoFiT at 10 % has 96 heads."""
-    heads = [ll.Head(layer, index) for layer in range(32) for index in range(32)]
-    assert ll.HeadIntervention(tuple(heads[:96]), offset=torch.zeros(96, 128)).n_parameters == 12_288
-    everywhere = torch.zeros(1024, 128)
-    assert ll.HeadIntervention(tuple(heads), scale=everywhere, offset=everywhere).n_parameters == 262_144
+class Shape(NamedTuple):
+    """What the sizes of edits depend on."""
+
+    n_layers: int
+    n_heads: int
+    n_key_value_heads: int
+    d_head: int
+    d_model: int
+
+
+#: Selected heads, and numbers learned, of each method.
+SIZES = {
+    "lofit": lambda shape, k: k * shape.d_head,
+    "iti": lambda shape, k: k * shape.d_head,
+    "repe": lambda shape: shape.d_model,
+    "red": lambda shape: 2 * shape.n_layers * shape.n_heads * shape.d_head,
+    "lora": lambda shape, rank: sum(
+        rank * (shape.d_model + n_heads * shape.d_head) * shape.n_layers for n_heads in (shape.n_heads, shape.n_key_value_heads)
+    ),
+    "loreft": lambda shape, rank: shape.n_layers * rank * (2 * shape.d_model + 1),
+    "bitfit": lambda shape: shape.n_layers * shape.d_model,
+    "jola": lambda shape, k: 2 * k * shape.d_head,
+    "few_shot": lambda shape: 0,
+}
+#: Of `MADE`; with so short a training every gate of JoLA is open.
+SETTINGS = {"lofit": (3,), "iti": (3,), "lora": (2,), "loreft": (2,), "jola": (12,)}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_sizes_of_fits_are_counted_by_formula(model, toy_task, name):
+    cfg = model.cfg
+    shape = Shape(cfg.n_layers, cfg.n_heads, cfg.n_key_value_heads or cfg.n_heads, cfg.d_head, cfg.d_model)
+    made = MADE[name].fit(model, toy_task({"train": EXAMPLES[:4], "val": VAL})).intervention
+    assert made.n_parameters == SIZES[name](shape, *SETTINGS.get(name, ()))
+
+
+LLAMA2_7B, LLAMA2_13B = Shape(32, 32, 32, 128, 4096), Shape(40, 40, 40, 128, 5120)
+GEMMA_7B = Shape(28, 16, 16, 256, 3072)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "shape", "size"),
+    [
+        # 10 % of heads.
+        ("lofit", (96,), LLAMA2_7B, 12_288),
+        ("lofit", (160,), LLAMA2_13B, 20_480),
+        ("lofit", (48,), GEMMA_7B, 12_288),
+        ("red", (), LLAMA2_7B, 262_144),
+        ("red", (), LLAMA2_13B, 409_600),
+        ("red", (), GEMMA_7B, 229_376),
+        # Rank 8.
+        ("lora", (8,), LLAMA2_7B, 4_194_304),
+        ("lora", (8,), LLAMA2_13B, 6_553_600),
+        ("lora", (8,), GEMMA_7B, 3_211_264),
+        # Printed as 2.10M and 3.28M: R and W of rank 8 at every layer, and 8 biases each. No rank gives Gemma's 2.10M.
+        ("loreft", (8,), LLAMA2_7B, 2_097_152 + 256),
+        ("loreft", (8,), LLAMA2_13B, 3_276_800 + 320),
+    ],
+)
+def test_by_these_formulas_sizes_are_those_of_the_papers_table_3(name, settings, shape, size):
+    assert SIZES[name](shape, *settings) == size
 
 
 @pytest.fixture
