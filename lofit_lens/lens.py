@@ -52,7 +52,15 @@ def resid_post_hook(model: LensModel, layer: int) -> str:
 
 
 def attn_out_hook(model: LensModel, layer: int) -> str:
-    """Name of the hook point of what W_O gives, biases included, before any norm of it, `[batch, pos, d_model]`."""
+    """Name of the hook point of what W_O gives, biases included, before any norm of it, `[batch, pos, d_model]`.
+
+    Raises:
+        ValueError: a HookedTransformer with a norm there (Gemma 2's), whose hook point comes behind it.
+    """
+    if not is_bridge(model) and model.cfg.use_normalization_before_and_after:
+        raise ValueError(
+            "this HookedTransformer has no hook between W_O and the norm behind it; load it as a TransformerBridge"
+        )
     return f"blocks.{layer}.attn.hook_out" if is_bridge(model) else f"blocks.{layer}.hook_attn_out"
 
 

@@ -75,7 +75,7 @@ class ResidualIntervention:
         """One hook for every edited layer.
 
         Raises:
-            ValueError: a layer or d_model that the model does not have.
+            ValueError: a layer, d_model or site that the model does not have.
         """
         checked_layers(model, self.layers, self.vectors.shape[1])
         point = lens.attn_out_hook if self.site == "attn_out" else lens.resid_post_hook

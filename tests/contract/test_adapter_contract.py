@@ -102,3 +102,11 @@ def test_scores_and_generation_equal_the_plain_pass(model, adapter):
         while len(new) < NEW_TOKENS and model.tokenizer.eos_token_id not in new:
             new += (int(plain_logits(model, adapter, prompt, new)[-1].argmax()),)
         assert texts[i] == model.tokenizer.decode(new, skip_special_tokens=True)
+
+
+def test_biases_that_would_land_behind_a_norm_are_refused(new_hooked_transformer):
+    model = new_hooked_transformer()
+    made = attention_biases(model)
+    model.cfg.use_normalization_before_and_after = True
+    with pytest.raises(ValueError, match="has no hook between W_O and the norm behind it"), ll.attached(model, made):
+        pytest.fail("the block must not be entered")
