@@ -130,7 +130,7 @@ def train(
     *,
     generator: torch.Generator,
     lowest_layer: int,
-    before_step: Callable[[], object] | None = None,
+    before_step: Callable[[], object] = lambda: None,
     penalty: Callable[[], Float[Tensor, ""]] | None = None,
     relative_rates: Sequence[float] | None = None,
     description: str,
@@ -163,13 +163,11 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / len(batches))
     store = ResidualStore(model, lowest_layer)
     losses: list[float] = []
-    bar = progress(batches, description)
     try:
-        with weights_frozen(model), torch.enable_grad():
+        with progress(batches, description) as bar, weights_frozen(model), torch.enable_grad():
             for examples in bar:
                 optimiser.zero_grad()
-                if before_step is not None:
-                    before_step()
+                before_step()
                 loss = accumulate_gradient(model, objective, intervention, examples, optimisation, store)
                 if penalty is not None:
                     penalty().backward()
@@ -181,7 +179,6 @@ def train(
                 losses.append(loss)
                 bar.set_postfix(loss=f"{loss:.3f}")
     finally:
-        bar.close()
         store.close()
     return tuple(losses)
 
