@@ -2,7 +2,8 @@
 
 ITI (Li et al. 2023, section 3.1) reads `z` at the last token of `prompt + answer`. Texts are packed, so that a question is run
 once under all its answers (see `packing`); nothing is unembedded, and the last block's MLP does not run. With a folder the
-result stays on disk: the same texts and model are read back from there, and memory holds what is looked at.
+result stays on disk: the same texts and model are read back from there, and memory holds what is looked at. The same model is
+one with the same weights to the last bit; all of them are read to tell, which takes a second for a gigabyte or two.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from lofit_lens import lens
 from lofit_lens.batches import TOKEN_BUDGET, by_length, encode, padded
 from lofit_lens.files import new_file
 from lofit_lens.lens import LensModel
-from lofit_lens.models import check_model, fingerprint
+from lofit_lens.models import check_model
 from lofit_lens.packing import packs
 from lofit_lens.prefixes import can_pack, read_pack, shared_root
 from lofit_lens.progress import progress
@@ -38,8 +39,8 @@ def last_token_z(
 
     Args:
         model: a TransformerBridge or HookedTransformer with raw weights.
-        prompts: as many as answers.
-        answers: joined to their prompts as they stand.
+        prompts: one or more.
+        answers: as many, joined to their prompts as they stand.
         folder: keep the result there, and take it from there if it is; the tensor is then mapped into memory, not read.
         token_budget: padded tokens that go through the model at once.
 
@@ -47,10 +48,11 @@ def last_token_z(
         Layers without attention are NaN.
 
     Raises:
-        ValueError: the model or a pair cannot be used; before anything is run.
+        ValueError: the model or a pair cannot be used, there are none, or the model has hooks and a folder is given; before
+            anything is run.
     """
     info = check_model(model)
-    texts = [sequence.prompt + sequence.answer for sequence in encode(model, prompts, answers, eos=False)]
+    texts = _tokenised(model, prompts, answers)
     shape = (info.n_layers, len(texts), info.n_heads, info.d_head)
 
     def fill(z: Float[Tensor, "layer text head d_head"]) -> None:
@@ -65,6 +67,11 @@ def last_token_z(
         z = torch.full(shape, torch.nan)
         fill(z)
         return z
+    if lens.is_hooked(model):
+        raise ValueError(
+            "the model has hooks, such as an edit's, and what they do to activations cannot be told from a file's name; collect "
+            "without folder=..., or take the hooks off"
+        )
     path = Path(folder) / f"z-{_key(model, texts)}.float32"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,16 +93,16 @@ def last_token_residual(
 
     Args:
         model: a TransformerBridge or HookedTransformer with raw weights.
-        prompts: as many as answers.
-        answers: joined to their prompts as they stand.
+        prompts: one or more.
+        answers: as many, joined to their prompts as they stand.
         layers: the blocks, in the order of the result.
         token_budget: padded tokens that go through the model at once.
 
     Raises:
-        ValueError: the model or a pair cannot be used; before anything is run.
+        ValueError: the model or a pair cannot be used, or there are none; before anything is run.
     """
     info = check_model(model)
-    texts = [sequence.prompt + sequence.answer for sequence in encode(model, prompts, answers, eos=False)]
+    texts = _tokenised(model, prompts, answers)
     h = torch.empty(len(layers), len(texts), info.d_model)
     hooks = [lens.resid_post_hook(model, layer) for layer in layers]
 
@@ -112,7 +119,18 @@ def _mapped(path: Path, shape: tuple[int, ...], *, shared: bool) -> Tensor:
 
 
 def _key(model: LensModel, texts: list[tuple[int, ...]]) -> str:
-    return hashlib.sha256(json.dumps([fingerprint(model), texts]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(texts).encode())
+    for weight in lens.weights(model):
+        digest.update(f"{weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _tokenised(model: LensModel, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[int, ...]]:
+    texts = [sequence.prompt + sequence.answer for sequence in encode(model, prompts, answers, eos=False)]
+    if not texts:
+        raise ValueError("got no prompts and no answers; wanted at least one of each")
+    return texts
 
 
 def _at_last_tokens(

@@ -127,7 +127,12 @@ def _last_mlp_is_watched(model: LensModel) -> bool:
     last = f"blocks.{model.cfg.n_layers - 1}"
     from_there_on = tuple(f"{last}.{part}" for part in ("mlp", "ln2", "hook_mlp", "hook_out", "hook_resid_post"))
     from_there_on += ("ln_final", "unembed", "hook_unembed")
-    return any(point.fwd_hooks or point.bwd_hooks for name, point in model.hook_dict.items() if name.startswith(from_there_on))
+    return is_hooked(model, from_there_on)
+
+
+def is_hooked(model: LensModel, parts: tuple[str, ...] = ("",)) -> bool:
+    """Whether a hook of somebody's is at a hook point whose name starts with one of these; without them, at any."""
+    return any(point.fwd_hooks or point.bwd_hooks for name, point in model.hook_dict.items() if name.startswith(parts))
 
 
 def head_output_weights(model: LensModel, layer: int) -> Float[Tensor, "head d_head d_model"]:

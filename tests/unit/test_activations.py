@@ -5,7 +5,8 @@ import torch
 
 import lofit_lens as ll
 from lofit_lens import activations, lens
-from lofit_lens.activations import last_token_z
+from lofit_lens.activations import last_token_residual, last_token_z
+from lofit_lens.tasks import Example
 
 PROMPTS, ANSWERS = ["Q: who? A:", "Q: who? A:", "Q: when? A:"], [" Bo", " nobody", " now"]
 
@@ -13,8 +14,9 @@ PROMPTS, ANSWERS = ["Q: who? A:", "Q: who? A:", "Q: when? A:"], [" Bo", " nobody
 def passes(model, run) -> int:
     """How often block 0 runs."""
     seen = []
-    with model.hooks(fwd_hooks=[(lens.z_hook(0), lambda z, hook: seen.append(1))]):
-        run()
+    watcher = model.blocks[0].register_forward_pre_hook(lambda *_: seen.append(1))
+    run()
+    watcher.remove()
     return len(seen)
 
 
@@ -27,6 +29,30 @@ def test_on_disk_it_is_the_same_and_taken_again(llama, tmp_path):
     other = ll.tiny_model("llama", seed=1)
     assert not torch.equal(last_token_z(other, PROMPTS, ANSWERS, folder=tmp_path), in_memory)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_model_that_differs_in_one_entry_of_one_weight_has_a_file_of_its_own(tmp_path):
+    tuned = ll.tiny_model("llama")
+    weights = lens.weights(tuned)
+    last_token_z(tuned, PROMPTS, ANSWERS, folder=tmp_path)
+    for weight in weights:
+        with torch.no_grad():
+            weight.view(-1)[weight.numel() // 3 + 1] += 1.0
+        assert torch.equal(last_token_z(tuned, PROMPTS, ANSWERS, folder=tmp_path), last_token_z(tuned, PROMPTS, ANSWERS))
+    assert len(list(tmp_path.iterdir())) == len(weights) + 1 == 31
+
+
+def test_a_model_under_an_edit_is_not_taken_for_the_bare_one(llama, toy_task, tmp_path):
+    last_token_z(llama, PROMPTS, ANSWERS, folder=tmp_path)
+    edit = ll.HeadIntervention((ll.Head(0, 1),), offset=torch.ones(1, 16))
+    with ll.attached(llama, edit):
+        assert last_token_z(llama, PROMPTS, ANSWERS).isfinite().all()
+        with pytest.raises(ValueError, match=r"the model has hooks.*collect without folder"):
+            last_token_z(llama, PROMPTS, ANSWERS, folder=tmp_path)
+    task = toy_task({"train": [Example("Q: who? A:", " Bo")]})
+    with ll.attached(llama, ll.methods.LoRA(learning_rate=0.1).fit(llama, task).intervention):
+        edited = last_token_z(llama, PROMPTS, ANSWERS)
+        assert torch.equal(last_token_z(llama, PROMPTS, ANSWERS, folder=tmp_path), edited)
 
 
 def test_what_is_read_back_can_be_changed_without_spoiling_the_file(llama, tmp_path):
@@ -49,3 +75,11 @@ def test_nothing_is_kept_of_a_collection_that_was_stopped(llama, tmp_path, monke
 def test_texts_that_do_not_fit_are_refused(llama):
     with pytest.raises(ValueError, match="example 1 needs"):
         last_token_z(llama, ["a", "b" * 300], [" c", " d"])
+
+
+def test_no_texts_are_refused(llama, tmp_path):
+    with pytest.raises(ValueError, match="got no prompts and no answers"):
+        last_token_z(llama, [], [], folder=tmp_path)
+    with pytest.raises(ValueError, match="got no prompts and no answers"):
+        last_token_residual(llama, [], [], [0])
+    assert list(tmp_path.iterdir()) == []
