@@ -33,6 +33,7 @@ def last_token_z(
     answers: Sequence[str],
     *,
     folder: str | Path | None = None,
+    names: Sequence[str] | None = None,
     token_budget: int = TOKEN_BUDGET,
 ) -> Float[Tensor, "layer text head d_head"]:
     """`hook_z` of every head at the last token of each `prompt + answer`, of the model as it is, in float32 on the CPU.
@@ -42,6 +43,7 @@ def last_token_z(
         prompts: one or more.
         answers: as many, joined to their prompts as they stand.
         folder: keep the result there, and take it from there if it is; the tensor is then mapped into memory, not read.
+        names: what an error calls each pair; without them, they are numbered.
         token_budget: padded tokens that go through the model at once.
 
     Returns:
@@ -52,7 +54,7 @@ def last_token_z(
             anything is run.
     """
     info = check_model(model)
-    texts = _tokenised(model, prompts, answers)
+    texts = _tokenised(model, prompts, answers, names)
     shape = (info.n_layers, len(texts), info.n_heads, info.d_head)
 
     def fill(z: Float[Tensor, "layer text head d_head"]) -> None:
@@ -69,8 +71,8 @@ def last_token_z(
         return z
     if lens.is_hooked(model):
         raise ValueError(
-            "the model has hooks, such as an edit's, and what they do to activations cannot be told from a file's name; collect "
-            "without folder=..., or take the hooks off"
+            "the model has hooks, such as an edit's, and no file's name can tell what they do to activations; collect without "
+            "folder=..., or take the hooks off"
         )
     path = Path(folder) / f"z-{_key(model, texts)}.float32"
     if not path.exists():
@@ -87,6 +89,7 @@ def last_token_residual(
     answers: Sequence[str],
     layers: Sequence[int],
     *,
+    names: Sequence[str] | None = None,
     token_budget: int = TOKEN_BUDGET,
 ) -> Float[Tensor, "layer text d_model"]:
     """The residual stream behind some blocks, at the last token of each `prompt + answer`, in float32 on the CPU.
@@ -96,13 +99,14 @@ def last_token_residual(
         prompts: one or more.
         answers: as many, joined to their prompts as they stand.
         layers: the blocks, in the order of the result.
+        names: what an error calls each pair; without them, they are numbered.
         token_budget: padded tokens that go through the model at once.
 
     Raises:
         ValueError: the model or a pair cannot be used, or there are none; before anything is run.
     """
     info = check_model(model)
-    texts = _tokenised(model, prompts, answers)
+    texts = _tokenised(model, prompts, answers, names)
     h = torch.empty(len(layers), len(texts), info.d_model)
     hooks = [lens.resid_post_hook(model, layer) for layer in layers]
 
@@ -126,8 +130,10 @@ def _key(model: LensModel, texts: list[tuple[int, ...]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _tokenised(model: LensModel, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[int, ...]]:
-    texts = [sequence.prompt + sequence.answer for sequence in encode(model, prompts, answers, eos=False)]
+def _tokenised(
+    model: LensModel, prompts: Sequence[str], answers: Sequence[str], names: Sequence[str] | None
+) -> list[tuple[int, ...]]:
+    texts = [sequence.prompt + sequence.answer for sequence in encode(model, prompts, answers, eos=False, names=names)]
     if not texts:
         raise ValueError("got no prompts and no answers; wanted at least one of each")
     return texts

@@ -5,6 +5,7 @@ slices template ids by hand, `[2:]` for one tokenizer and `[1:]` for another.)
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lofit_lens.lens import LensModel, model_device
+from lofit_lens.tasks.base import Example, names_of
 
 #: Padded tokens that go through the model at once when nothing else is asked for.
 TOKEN_BUDGET = 2048
@@ -75,10 +77,10 @@ def encode_prompt(model: LensModel, prompt: str) -> tuple[int, ...]:
     """Token ids of a prompt, with one BOS in front where the model is used with one (`cfg.default_prepend_bos`).
 
     Raises:
-        ValueError: no token at all.
+        ValueError: no text, or no token at all.
     """
     tokenizer = model.tokenizer
-    ids = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    ids = _ids(tokenizer, prompt)
     bos = tokenizer.bos_token_id
     if model.cfg.default_prepend_bos and bos is not None and ids[:1] != [bos]:
         ids.insert(0, bos)
@@ -87,17 +89,61 @@ def encode_prompt(model: LensModel, prompt: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
+def encode_prompts(
+    model: LensModel, prompts: Sequence[str], *, room_for: int, names: Sequence[str] | None = None
+) -> list[tuple[int, ...]]:
+    """Token ids of prompts that `room_for` tokens may follow; without names, an error numbers them.
+
+    Raises:
+        ValueError: a prompt that cannot be tokenised, or is too long for the model's context; with its name.
+    """
+    names = [f"prompt {i}" for i in range(len(prompts))] if names is None else names
+    encoded = []
+    for name, prompt in zip(names, prompts, strict=True):
+        with naming(name):
+            ids = encode_prompt(model, prompt)
+        if len(ids) + room_for > model.cfg.n_ctx:
+            raise ValueError(
+                f"{name} has {len(ids)} tokens and {room_for} may follow; the model's context has {model.cfg.n_ctx}: "
+                f"{prompt[:60]!r}..."
+            )
+        encoded.append(ids)
+    return encoded
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put in front of a ValueError what it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    if not isinstance(text, str):
+        raise ValueError(f"got {text!r} ({type(text).__name__}), wanted a text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"got {text[error.start]!r}, half of a surrogate pair, at character {error.start} of {text[:60]!r}; wanted whole "
+            "Unicode characters"
+        ) from error
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 def _ids_behind_text(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a text that other text precedes: some tokenizers (Llama 2's) put a space in front of what starts a text."""
-    line, both, alone = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in ("\n", "\n" + text, text))
-    return list(both[len(line) :] if both[: len(line)] == line else alone)
+    alone, line, both = (_ids(tokenizer, part) for part in (text, "\n", f"\n{text}"))
+    return both[len(line) :] if both[: len(line)] == line else alone
 
 
 def encode_answer(model: LensModel, answer: str, *, eos: bool) -> tuple[int, ...]:
     """Token ids of an answer, with the end-of-sequence token behind it if `eos` and the tokenizer has one.
 
     Raises:
-        ValueError: no token at all.
+        ValueError: no text, or no token at all.
     """
     ids = _ids_behind_text(model.tokenizer, answer)
     if not ids:
@@ -127,7 +173,7 @@ def encode(
         names: what an error calls each pair; without them, examples are numbered.
 
     Raises:
-        ValueError: a pair is longer than the model's context, or has an empty side.
+        ValueError: a pair is longer than the model's context, or a side is empty or no text; with its name.
     """
     refuse_one_string(prompts=prompts, answers=answers)
     if len(prompts) != len(answers):
@@ -136,10 +182,8 @@ def encode(
     encode_once = cache(partial(encode_prompt, model))  # many answers may follow one prompt
     sequences = []
     for name, prompt, answer in zip(names, prompts, answers, strict=True):
-        try:
+        with naming(name):
             sequence = TokenSequence(encode_once(prompt), encode_answer(model, answer, eos=eos))
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
         needed = max(len(sequence), len(sequence.prompt) + room_for)
         if needed > model.cfg.n_ctx:
             raise ValueError(
@@ -148,6 +192,20 @@ def encode(
             )
         sequences.append(sequence)
     return sequences
+
+
+def encode_answers(
+    model: LensModel, examples: Sequence[Example], answers: Sequence[Sequence[str]], *, eos: bool
+) -> list[TokenSequence]:
+    """Tokenise some answers to each example, one example's behind another's.
+
+    Raises:
+        ValueError: as `encode`; with the example's number, and its file and record if they are known.
+    """
+    named = zip(names_of(examples), examples, answers, strict=True)
+    rows = [(name, example.prompt, answer) for name, example, own in named for answer in own]
+    names, prompts, texts = zip(*rows, strict=True)
+    return encode(model, prompts, texts, eos=eos, names=names)
 
 
 def pad_id(model: LensModel) -> int:

@@ -16,16 +16,17 @@ g, right answers R (g among them) and wrong answers W:
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 
-from lofit_lens.batches import TOKEN_BUDGET, TokenSequence, encode
+from lofit_lens.batches import TOKEN_BUDGET, TokenSequence, encode, encode_answers
 from lofit_lens.generation import generated_text, greedy_answers
 from lofit_lens.interventions import Intervention, attached, prompted
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
+from lofit_lens.objectives import preference_sequences
 from lofit_lens.progress import progress
 from lofit_lens.scoring import sequence_logprobs
 from lofit_lens.statistics import mean_interval
@@ -144,16 +145,40 @@ def evaluate(
             is run.
         ArithmeticError: scores or logits are not finite.
     """
+    return _scored(model, _prepared(model, task, intervention, split, metric), token_budget)
+
+
+class _Prepared(NamedTuple):
+    """What a score is to be made of, checked and tokenised."""
+
+    task: Task
+    intervention: Intervention | None
+    split: Split
+    metric: Metric
+    examples: tuple[Example, ...]
+    sequences: list[TokenSequence]
+
+
+def _prepared(
+    model: LensModel, task: Task, intervention: Intervention | None, split: Split, metric: Metric | None
+) -> _Prepared:
     check_model(model)
     if metric not in (None, *METRICS):
         raise ValueError(f"metric {metric!r}; wanted one of {', '.join(METRICS)}, or None for the task's own")
+    metric = metric or task.metric
     examples = checked_split(task, split)
     prompts = prompted(intervention, [example.prompt for example in examples])
-    examples = tuple(replace(example, prompt=prompt) for example, prompt in zip(examples, prompts, strict=True))
-    with torch.no_grad(), attached(model, intervention):
-        if (metric or task.metric) == "mc1":
-            return _multiple_choice(model, task, examples, split, token_budget)
-        return _exact_match(model, task, examples, split, token_budget)
+    asked = tuple(replace(example, prompt=prompt) for example, prompt in zip(examples, prompts, strict=True))
+    sequences = _choices(model, task, asked) if metric == "mc1" else _gold_sequences(model, task, asked)
+    with attached(model, intervention):
+        pass  # what does not fit is refused, before anything is run
+    return _Prepared(task, intervention, split, metric, examples, sequences)
+
+
+def _scored(model: LensModel, prepared: _Prepared, token_budget: int) -> Evaluation:
+    score = _multiple_choice if prepared.metric == "mc1" else _exact_match
+    with torch.no_grad(), attached(model, prepared.intervention):
+        return score(model, prepared, token_budget)
 
 
 def evaluate_folds(
@@ -172,23 +197,28 @@ def evaluate_folds(
 
     Args:
         model: a TransformerBridge or HookedTransformer with raw weights.
-        folds: tasks whose examples differ.
+        folds: tasks that share no example.
         interventions: one for each fold; None is the base model.
         split: of every fold.
         metric: as `evaluate` takes it.
         token_budget: padded tokens that go through the model at once.
 
     Raises:
-        ValueError: as `evaluate`, or not one intervention for each fold; before anything is run.
+        ValueError: as `evaluate`, not one intervention for each fold, an example in two folds, or folds of several metrics;
+            before anything is run.
     """
     edits = [None] * len(folds) if interventions is None else interventions
     if len(edits) != len(folds):
         raise ValueError(f"got {len(folds)} folds and {len(edits)} interventions; wanted one for each fold")
-    parts = [
-        evaluate(model, fold, edit, split=split, metric=metric, token_budget=token_budget)
-        for fold, edit in zip(folds, edits, strict=True)
-    ]
-    return Evaluation.pooled(parts)
+    parts = [_prepared(model, fold, edit, split, metric) for fold, edit in zip(folds, edits, strict=True)]
+    if len({part.metric for part in parts}) > 1:
+        raise ValueError(f"got folds judged by {[part.metric for part in parts]}; wanted one metric: pass metric=...")
+    fold_of: dict[tuple[str, str], int] = {}
+    for fold, part in enumerate(parts):
+        for name, example in zip(names_of(part.examples), part.examples, strict=True):
+            if (first := fold_of.setdefault((example.prompt, example.answer), fold)) != fold:
+                raise ValueError(f"{name} of fold {fold} is in fold {first} too; wanted folds that share no example")
+    return Evaluation.pooled([_scored(model, part, token_budget) for part in parts])
 
 
 def checked_split(task: Task, split: Split) -> tuple[Example, ...]:
@@ -203,7 +233,9 @@ def checked_split(task: Task, split: Split) -> tuple[Example, ...]:
 
 
 def check_task(model: LensModel, task: Task) -> None:
-    """Make every example of a task and tokenise it, so that a bad record is found before anything is trained.
+    """Make every example of a task and tokenise it with all its answers, right and rejected: a bad record is found at once.
+
+    Methods tokenise what they read before they run anything; this looks at everything that any method or metric may read.
 
     Raises:
         ValueError: an example that cannot be trained on or judged, named by its file and record; the training split is empty.
@@ -211,7 +243,9 @@ def check_task(model: LensModel, task: Task) -> None:
     """
     check_model(model)
     train = checked_split(task, "train")
-    encode(model, [e.prompt for e in train], [e.answer for e in train], eos=True, names=names_of(train))
+    encode_answers(model, train, [e.choices for e in train], eos=True)
+    if task.loss == "dpo":
+        preference_sequences(model, train)
     to_judge = _choices if task.metric == "mc1" else _gold_sequences
     for split in ("val", "test"):
         try:
@@ -220,6 +254,7 @@ def check_task(model: LensModel, task: Task) -> None:
             logger.warning("the %s split of %s cannot be checked: %s", split, task.name, error)
         else:
             if examples:
+                encode_answers(model, examples, [e.choices for e in examples], eos=True)
                 to_judge(model, task, examples)
 
 
@@ -228,8 +263,8 @@ def _gold_sequences(model: LensModel, task: Task, examples: tuple[Example, ...])
     return encode(model, prompts, answers, eos=True, room_for=task.max_new_tokens, names=names_of(examples))
 
 
-def _exact_match(model: LensModel, task: Task, examples: tuple[Example, ...], split: Split, token_budget: int) -> Evaluation:
-    sequences = _gold_sequences(model, task, examples)
+def _exact_match(model: LensModel, prepared: _Prepared, token_budget: int) -> Evaluation:
+    task, split, examples, sequences = prepared.task, prepared.split, prepared.examples, prepared.sequences
     texts = [""] * len(examples)
     n_generated = 0
     with progress(None, f"{task.name}: {split}", total=len(examples)) as bar:
@@ -242,25 +277,17 @@ def _exact_match(model: LensModel, task: Task, examples: tuple[Example, ...], sp
 
 
 def _choices(model: LensModel, task: Task, examples: tuple[Example, ...]) -> list[TokenSequence]:
-    """All right answers of each example, then its wrong ones."""
-    names = names_of(examples)
-    for name, example in zip(names, examples, strict=True):
+    for name, example in zip(names_of(examples), examples, strict=True):
         if not example.rejected:
             raise ValueError(f"{name} of {task.name!r} has no wrong answers; multiple choice needs at least one")
-    choices = [
-        (n, e.prompt, answer) for n, e in zip(names, examples, strict=True) for answer in (*e.right_answers, *e.rejected)
-    ]
-    names, prompts, answers = zip(*choices, strict=True)
-    return encode(model, prompts, answers, eos=False, names=names)
+    return encode_answers(model, examples, [e.choices for e in examples], eos=False)
 
 
-def _multiple_choice(
-    model: LensModel, task: Task, examples: tuple[Example, ...], split: Split, token_budget: int
-) -> Evaluation:
-    sequences = _choices(model, task, examples)
+def _multiple_choice(model: LensModel, prepared: _Prepared, token_budget: int) -> Evaluation:
+    task, split, examples, sequences = prepared.task, prepared.split, prepared.examples, prepared.sequences
     scores = sequence_logprobs(model, sequences, token_budget=token_budget, description=f"{task.name}: choices").double()
     by_metric: dict[str, list[float]] = {"mc1": [], "mc2": [], "mc3": [], "margin": []}
-    for example, own in zip(examples, scores.split([len(e.right_answers) + len(e.rejected) for e in examples]), strict=True):
+    for example, own in zip(examples, scores.split([len(e.choices) for e in examples]), strict=True):
         right, wrong = own[: len(example.right_answers)], own[len(example.right_answers) :]
         by_metric["mc1"].append(float(right[0] > wrong.max()))
         by_metric["margin"].append(float(right[0] - wrong.max()))

@@ -24,7 +24,7 @@ from lofit_lens.batches import (
     TokenSequence,
     by_length,
     collate,
-    encode_prompt,
+    encode_prompts,
     padded,
     refuse_one_string,
 )
@@ -92,19 +92,13 @@ def generate(
         ValueError: the model, the intervention or a prompt cannot be used; before anything is run.
         ArithmeticError: logits are not finite.
     """
-    n_ctx = check_model(model).n_ctx
+    check_model(model)
     if max_new_tokens < 1:
         raise ValueError(f"got max_new_tokens={max_new_tokens}; wanted at least one token")
     refuse_one_string(prompts=prompts)
     if not prompts:
         return []
-    encoded = [encode_prompt(model, prompt) for prompt in prompted(intervention, prompts)]
-    for i, ids in enumerate(encoded):
-        if len(ids) + max_new_tokens > n_ctx:
-            raise ValueError(
-                f"prompt {i} has {len(ids)} tokens and {max_new_tokens} may follow; the model's context has {n_ctx}: "
-                f"{prompts[i][:60]!r}..."
-            )
+    encoded = encode_prompts(model, prompted(intervention, prompts), room_for=max_new_tokens)
     # The one guess that costs nothing: that there is no answer.
     guess = (model.tokenizer.eos_token_id or 0,)
     texts = [""] * len(prompts)

@@ -19,12 +19,12 @@ from typing import Any, Literal
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lofit_lens.batches import TOKEN_BUDGET
+from lofit_lens.batches import TOKEN_BUDGET, encode_prompts
 from lofit_lens.evaluation import Evaluation, checked_split
 from lofit_lens.generation import generate
-from lofit_lens.interventions import Intervention
+from lofit_lens.interventions import Intervention, prompted
 from lofit_lens.lens import LensModel
-from lofit_lens.tasks.base import Split, Task
+from lofit_lens.tasks.base import Split, Task, names_of
 
 #: (question, answer, right answers) -> score in [0, 1].
 Judge = Callable[[str, str, tuple[str, ...]], float]
@@ -56,17 +56,19 @@ def evaluate_open_ended(
         token_budget: padded tokens that go through the model at once.
 
     Raises:
-        ValueError: an unknown or empty split, a prompt without room for an answer, or a judge's score outside [0, 1].
+        ValueError: an unknown or empty split, or a prompt that cannot be tokenised or leaves no room for an answer, with its
+            record; before anything is run. Or a judge's score outside [0, 1].
     """
     examples = checked_split(task, split)
-    prompts = [example.prompt for example in examples]
+    prompts, names = [example.prompt for example in examples], names_of(examples)
+    encode_prompts(model, prompted(intervention, prompts), room_for=max_new_tokens, names=names)
     texts = generate(model, prompts, intervention, max_new_tokens=max_new_tokens, stop=("\n",), token_budget=token_budget)
     scores = []
-    for example, text in zip(examples, texts, strict=True):
+    for name, example, text in zip(names, examples, texts, strict=True):
         question = example.info.get("question", example.prompt)
         score = float(judge(question, text.strip(), tuple(answer.strip() for answer in example.right_answers)))
         if not 0 <= score <= 1 or math.isnan(score):
-            raise ValueError(f"the judge gave {score} to the answer {text!r} to {question!r}; wanted a number in [0, 1]")
+            raise ValueError(f"{name}: the judge gave {score} to {text!r}, asked {question!r}; wanted a number in [0, 1]")
         scores.append(score)
     return Evaluation(task.name, split, "judge", {"judge": tuple(scores)}, tuple(texts), len(texts))
 

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from lofit_lens.batches import Batch, TokenSequence, encode
+from lofit_lens.batches import Batch, TokenSequence, encode_answers
 from lofit_lens.lens import LensModel
 from lofit_lens.losses import dpo_loss, mean_answer_loss
 from lofit_lens.scoring import per_sequence, sequence_logprobs
@@ -35,8 +35,7 @@ class AnswerObjective:
     sequences_per_example = 1
 
     def __init__(self, model: LensModel, examples: Sequence[Example]) -> None:
-        prompts, answers = [e.prompt for e in examples], [e.answer for e in examples]
-        self.sequences = encode(model, prompts, answers, eos=True, names=names_of(examples))
+        self.sequences = answer_sequences(model, examples)
 
     def loss(self, examples: list[int], batch: Batch, token_logprobs: Float[Tensor, "answer_token"]) -> Float[Tensor, ""]:
         return mean_answer_loss(token_logprobs)
@@ -51,16 +50,8 @@ class PreferenceObjective:
     sequences_per_example = 2
 
     def __init__(self, model: LensModel, examples: Sequence[Example], beta: float) -> None:
-        for i, example in enumerate(examples):
-            if not example.rejected:
-                raise ValueError(
-                    f"training {names_of(examples)[i]} has no rejected answer; DPO needs one: {example.prompt[:60]!r}"
-                )
-        prompts = [e.prompt for e in examples for _ in range(2)]
-        answers = [answer for e in examples for answer in (e.answer, e.rejected[0])]
-        names = [name for name in names_of(examples) for _ in range(2)]
         self.beta = beta
-        self.sequences = encode(model, prompts, answers, eos=True, names=names)
+        self.sequences = preference_sequences(model, examples)
         self.reference = sequence_logprobs(model, self.sequences, description="reference").reshape(-1, 2)
 
     def loss(self, examples: list[int], batch: Batch, token_logprobs: Float[Tensor, "answer_token"]) -> Float[Tensor, ""]:
@@ -70,6 +61,27 @@ class PreferenceObjective:
 
     def weight(self, examples: list[int]) -> int:
         return len(examples)
+
+
+def answer_sequences(model: LensModel, examples: Sequence[Example]) -> list[TokenSequence]:
+    """Each example's answer, as cross-entropy reads it.
+
+    Raises:
+        ValueError: an example that cannot be tokenised.
+    """
+    return encode_answers(model, examples, [(example.answer,) for example in examples], eos=True)
+
+
+def preference_sequences(model: LensModel, examples: Sequence[Example]) -> list[TokenSequence]:
+    """Each example's answer, then its first rejected one, as DPO reads them.
+
+    Raises:
+        ValueError: an example that cannot be tokenised, or that has no rejected answer.
+    """
+    for name, example in zip(names_of(examples), examples, strict=True):
+        if not example.rejected:
+            raise ValueError(f"training {name} has no rejected answer; DPO needs one: {example.prompt[:60]!r}")
+    return encode_answers(model, examples, [(example.answer, example.rejected[0]) for example in examples], eos=True)
 
 
 def objective_of(

@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from lofit_lens.progress import progress
-from lofit_lens.tasks.base import Example
+from lofit_lens.tasks.base import Example, names_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +37,14 @@ class LabelledAnswers:
         answers: right and wrong ones.
         is_right: which.
         questions: the number of the example that each belongs to.
+        names: what an error calls that example.
     """
 
     prompts: tuple[str, ...]
     answers: tuple[str, ...]
     is_right: tuple[bool, ...]
     questions: tuple[int, ...]
+    names: tuple[str, ...]
 
     def pairs(self) -> list[tuple[int, int]]:
         """For each example, the places of its first right and its first wrong answer."""
@@ -61,10 +63,10 @@ def labelled_answers(examples: Sequence[Example], *, seed: int = 0) -> LabelledA
     rng = random.Random(seed)
     pool = sorted({example.answer for example in examples})
     rows = []
-    for number, example in enumerate(examples):
+    for number, (name, example) in enumerate(zip(names_of(examples), examples, strict=True)):
         wrong = example.rejected or _someone_elses(example, pool, rng)
-        rows += [(example.prompt, answer, True, number) for answer in example.right_answers]
-        rows += [(example.prompt, answer, False, number) for answer in wrong]
+        rows += [(example.prompt, answer, True, number, name) for answer in example.right_answers]
+        rows += [(example.prompt, answer, False, number, name) for answer in wrong]
     return LabelledAnswers(*zip(*rows, strict=True))
 
 

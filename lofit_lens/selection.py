@@ -271,7 +271,7 @@ def layer_probe_scores(
     """
     n_heads = check_model(model).n_heads
     labelled = labelled_answers(non_empty(task.train, task, "train"), seed=seed)
-    z = last_token_z(model, labelled.prompts, labelled.answers, token_budget=token_budget)
+    z = last_token_z(model, labelled.prompts, labelled.answers, names=labelled.names, token_budget=token_budget)
     side_by_side = rearrange(z, "layer text head d_head -> layer text 1 (head d_head)")
     is_held_out = held_out(labelled.questions, val_share, seed=seed)
     is_right = torch.tensor(labelled.is_right)

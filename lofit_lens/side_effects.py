@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lofit_lens.batches import TokenSequence, by_length, collate, encode_prompt, refuse_one_string
+from lofit_lens.batches import TokenSequence, by_length, collate, encode_prompt, naming, refuse_one_string
 from lofit_lens.interventions import Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
@@ -93,10 +93,12 @@ def side_effects(
     refuse_one_string(texts=texts)
     if not texts or max_tokens < 2:
         raise ValueError(f"got {len(texts)} texts and max_tokens={max_tokens}; wanted at least one text and two tokens")
-    encoded = [encode_prompt(model, text)[: min(max_tokens, model.cfg.n_ctx)] for text in texts]
-    for i, ids in enumerate(encoded):
-        if len(ids) < 2:
-            raise ValueError(f"text {i} has fewer than two tokens, so nothing is predicted: {texts[i]!r}; leave it out")
+    encoded = []
+    for i, text in enumerate(texts):
+        with naming(f"text {i}"):
+            encoded.append(encode_prompt(model, text)[: min(max_tokens, model.cfg.n_ctx)])
+        if len(encoded[i]) < 2:
+            raise ValueError(f"text {i} has fewer than two tokens, so nothing is predicted: {text!r}; leave it out")
     with attached(model, intervention):
         pass  # what does not fit is refused, before anything is run
     sequences = [TokenSequence(ids[:1], ids[1:]) for ids in encoded]

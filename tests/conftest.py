@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import jaxtyping
@@ -104,3 +105,14 @@ class ToyTask(Task):
 def toy_task() -> Callable[..., Task]:
     """`toy_task({"train": examples}, loss="dpo")`: a task of these examples; splits that are not given are empty."""
     return ToyTask
+
+
+@pytest.fixture
+def passes(llama: TransformerBridge, speaker: TransformerBridge) -> Iterator[list[int]]:
+    """An entry for every forward pass of these two models that runs meanwhile."""
+    counted: list[int] = []
+    with ExitStack() as stack:
+        for watched in (llama, speaker):
+            lofit_lens.check_model(watched)
+            stack.enter_context(watched.hooks(fwd_hooks=[("blocks.0.attn.hook_z", lambda z, hook: counted.append(1))]))
+        yield counted

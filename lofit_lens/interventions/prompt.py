@@ -56,5 +56,6 @@ class PromptIntervention:
 
 def prompted(intervention: Intervention | None, prompts: Sequence[str]) -> list[str]:
     """The prompts as the model gets to see them under that intervention."""
-    text = intervention.text if isinstance(intervention, PromptIntervention) else ""
-    return [text + prompt for prompt in prompts]
+    if isinstance(intervention, PromptIntervention):
+        return [intervention.text + prompt for prompt in prompts]
+    return list(prompts)

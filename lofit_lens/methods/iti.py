@@ -107,7 +107,7 @@ class ITI:
         labelled = labelled_answers(non_empty(task.train, task, "train"), seed=seed)
         is_right = torch.tensor(labelled.is_right)
         is_held_out = held_out(labelled.questions, self.val_share, seed=seed)
-        z = last_token_z(model, labelled.prompts, labelled.answers, token_budget=self.token_budget)
+        z = last_token_z(model, labelled.prompts, labelled.answers, names=labelled.names, token_budget=self.token_budget)
         probes = fit_probes(z, is_right, is_held_out, standardise=self.standardise, max_iter=self.max_iter, seed=seed)
         return z, is_right, probes
 

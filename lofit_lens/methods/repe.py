@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from lofit_lens.activations import last_token_residual
-from lofit_lens.batches import TOKEN_BUDGET
+from lofit_lens.batches import TOKEN_BUDGET, encode
 from lofit_lens.fitting import mean_loss
 from lofit_lens.interventions import ResidualIntervention
 from lofit_lens.lens import LensModel
@@ -66,9 +66,11 @@ class RepE:
         layers = tuple(range(info.n_layers - 1)) if self.layers is None else self.layers
         candidates = ResidualIntervention(layers, torch.zeros(len(layers), info.d_model))
         candidates.fwd_hooks(model)  # refuses layers that the model does not have
-        objective = objective_of(model, task, dpo_beta=self.dpo_beta, split="val", first=self.n_val)
         labelled = labelled_answers(non_empty(task.train, task, "train"), seed=seed)
-        h = last_token_residual(model, labelled.prompts, labelled.answers, layers, token_budget=self.token_budget)
+        texts = (labelled.prompts, labelled.answers)
+        encode(model, *texts, eos=False, names=labelled.names)  # before the pass that DPO's reference costs
+        objective = objective_of(model, task, dpo_beta=self.dpo_beta, split="val", first=self.n_val)
+        h = last_token_residual(model, *texts, layers, names=labelled.names, token_budget=self.token_budget)
         pairs = torch.tensor(labelled.pairs())
         differences = h[:, pairs[:, 0]] - h[:, pairs[:, 1]]
         directions = torch.stack([principal_direction(d) if self.vector == "reading" else d.mean(0) for d in differences])

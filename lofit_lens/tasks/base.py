@@ -37,6 +37,11 @@ class Example:
     def right_answers(self) -> tuple[str, ...]:
         return (self.answer, *self.aliases)
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """All right answers, then the wrong ones."""
+        return (*self.right_answers, *self.rejected)
+
 
 class _Splits(Mapping[Split, tuple[Example, ...]]):
     def __init__(self, build: Callable[[Split], Iterable[Example]]) -> None:

@@ -3,9 +3,11 @@
 import random
 
 import pytest
+import torch
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
+from lofit_lens import Head, HeadIntervention, generate, side_effects
 from lofit_lens.batches import (
     TokenSequence,
     by_length,
@@ -157,3 +159,16 @@ def test_room_for_what_will_be_generated_counts(llama):
     encode(llama, ["b" * 239], ["d"], eos=True, room_for=16)
     with pytest.raises(ValueError, match="example 0 needs 257 tokens"):
         encode(llama, ["b" * 240], ["d"], eos=True, room_for=16)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize("bad", ["half \ud83d of a smile", None, 7, float("nan")], ids=["surrogate", "none", "int", "nan"])
+def test_what_is_no_text_is_named_instead_of_the_tokenizers_own_error(llama, bad):
+    said = "half of a surrogate pair, at character 5" if isinstance(bad, str) else "wanted a text"
+    for prompts, answers in ((["a", bad], ["b", "c"]), (["a", "b"], ["c", bad])):
+        with pytest.raises(ValueError, match=f"line 3: got .*{said}"):
+            encode(llama, prompts, answers, eos=True, names=["line 2", "line 3"])
+    with pytest.raises(ValueError, match=f"prompt 1: got .*{said}"):
+        generate(llama, ["a", bad])
+    with pytest.raises(ValueError, match=f"text 1: got .*{said}"):
+        side_effects(llama, HeadIntervention((Head(0, 1),), offset=torch.ones(1, 16)), ["some text", bad])

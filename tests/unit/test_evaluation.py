@@ -14,7 +14,7 @@ from lofit_lens import answer_logprobs, check_task, evaluate, evaluate_folds, ge
 from lofit_lens.evaluation import Evaluation
 from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention
-from lofit_lens.tasks import Example, Records
+from lofit_lens.tasks import Example, Records, TruthfulQA
 
 EDIT = HeadIntervention((Head(0, 1), Head(2, 2)), offset=0.3 * torch.randn(2, 16, generator=torch.Generator().manual_seed(0)))
 
@@ -282,6 +282,33 @@ def test_folds_are_judged_each_under_its_own_edit_and_pooled(speaker, toy_task, 
         evaluate_folds(speaker, folds, [EDIT])
 
 
+@pytest.mark.parametrize(
+    ("second", "edit", "message"),
+    [
+        ([Example("Q:", "o" * 300, info={"source": "b.csv, record 1"})], None, r"example 0 \(b.csv, record 1\) needs"),
+        ([], None, "the test split of task 'toy' is empty"),
+        ([Example("W:", " b"), Example("Q:", " a")], None, "example 1 of fold 1 is in fold 0 too"),
+        ([Example("W:", " b")], HeadIntervention((Head(9, 9),), offset=torch.ones(1, 16)), "L9H9 is out of range"),
+    ],
+)
+def test_every_fold_is_checked_before_one_is_scored(speaker, toy_task, passes, second, edit, message):
+    folds = [toy_task({"test": [Example("Q:", " a"), Example("Q:", " a")]}), toy_task({"test": second})]
+    with pytest.raises(ValueError, match=message):
+        evaluate_folds(speaker, folds, [None, edit])
+    with pytest.raises(ValueError, match="example 0 of fold 1 is in fold 0 too"):
+        evaluate_folds(speaker, [folds[0], folds[0]])
+    other = toy_task({"test": [Example("W:", " b", rejected=(" a",))]}, metric="mc1")
+    with pytest.raises(ValueError, match=r"judged by \['exact_match', 'mc1'\]; wanted one metric"):
+        evaluate_folds(speaker, [folds[0], other])
+    assert passes == []
+
+
+def test_truthfulqas_folds_share_no_example(published):
+    folds = TruthfulQA.folds(data_dir=published, preset="")
+    first, second = ({(example.prompt, example.answer) for example in fold.test} for fold in folds)
+    assert (len(first), len(second), first & second) == (409, 408, set())
+
+
 RIGHT = Example("Who?", " Bo", rejected=(" Al",), info={"source": "people.csv, record 7"})
 
 
@@ -291,6 +318,8 @@ RIGHT = Example("Who?", " Bo", rejected=(" Al",), info={"source": "people.csv, r
         ({"rejected": ()}, r"example 1 \(people.csv, record 7\) of 'toy' has no wrong answers"),
         ({"answer": ""}, r"example 1 \(people.csv, record 7\): the answer '' tokenises to nothing"),
         ({"answer": "o" * 300}, r"example 1 \(people.csv, record 7\) needs \d+ tokens, the model's context has 256"),
+        ({"rejected": (" Al", "")}, r"example 1 \(people.csv, record 7\): the answer '' tokenises to nothing"),
+        ({"aliases": ("o" * 300,)}, r"example 1 \(people.csv, record 7\) needs \d+ tokens, the model's context has 256"),
     ],
 )
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -300,6 +329,20 @@ def test_a_bad_example_is_named_before_anything_is_trained(speaker, toy_task, sp
     with pytest.raises(ValueError, match=message):
         check_task(speaker, task)
     check_task(speaker, toy_task(splits, metric="mc1"))
+
+
+@pytest.mark.parametrize(
+    ("rejected", "message"),
+    [
+        (("",), r"example 1 \(people.csv, record 7\): the answer '' tokenises to nothing"),
+        (("o" * 300,), r"example 1 \(people.csv, record 7\) needs \d+ tokens"),
+        ((), r"training example 1 \(people.csv, record 7\) has no rejected answer"),
+    ],
+)
+def test_what_dpo_rejects_is_checked_too(speaker, toy_task, rejected, message):
+    task = toy_task({"train": [RIGHT, dataclasses.replace(RIGHT, rejected=rejected)]}, loss="dpo")
+    with pytest.raises(ValueError, match=message):
+        check_task(speaker, task)
 
 
 def test_files_of_other_splits_may_be_missing(speaker, tmp_path, caplog):

@@ -43,6 +43,14 @@ def test_a_score_that_is_none_is_refused(speaker, toy_task, score):
         evaluate_open_ended(speaker, toy_task({"test": EXAMPLES}), lambda *_: 1.0, split="val")
 
 
+def test_a_prompt_without_room_is_named_by_its_record(speaker, toy_task):
+    examples = [*EXAMPLES, Example("Q: " + "so " * 90 + "why?", " so", info={"source": "answers.csv, record 3"})]
+    with pytest.raises(ValueError, match=r"^example 2 \(answers.csv, record 3\) has .* tokens and 50 may follow"):
+        evaluate_open_ended(speaker, toy_task({"test": examples}), lambda *_: 1.0)
+    with pytest.raises(ValueError, match=r"^example 1: the judge gave 2.0 to .*, asked 'Q: how"):
+        evaluate_open_ended(speaker, toy_task({"test": EXAMPLES}), lambda q, *_: 2.0 * ("how" in q), max_new_tokens=2)
+
+
 @pytest.mark.parametrize(("kind", "asked"), [("truth", "True:"), ("info", "Helpful:")])
 def test_a_yes_or_no_judge_from_a_folder(tmp_path, monkeypatch, kind, asked):
     hf_model, tokenizer = tiny_pair("llama")

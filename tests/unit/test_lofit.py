@@ -11,7 +11,6 @@ import torch
 from lofit_lens import HeadIntervention, answer_logprobs, attached, generate, random_heads
 from lofit_lens.heads import Head
 from lofit_lens.methods import LoFiT
-from lofit_lens.models import check_model
 from lofit_lens.tasks.base import Example
 
 ALL_HEADS = [Head(layer, index) for layer in range(3) for index in range(4)]
@@ -153,15 +152,6 @@ def test_the_penalty_is_on_in_step_one_alone(llama, toy_task):
 
 
 # What is refused
-
-
-@pytest.fixture
-def passes(llama):
-    """The forward passes that ran meanwhile."""
-    check_model(llama)
-    counted = []
-    with llama.hooks(fwd_hooks=[("blocks.0.attn.hook_z", lambda z, hook: counted.append(1))]):
-        yield counted
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,25 @@ def test_what_is_trained_comes_down(llama, toy_task, name):
     assert sum(losses[-2:]) < sum(losses[:2])
 
 
+#: Prompts alone are put in front of others, and read when that prompt is.
+@pytest.mark.parametrize("name", [name for name in MADE if name != "few_shot"])
+@pytest.mark.parametrize(
+    ("loss", "spoiled"),
+    [
+        ("cross_entropy", {"answer": ""}),
+        ("cross_entropy", {"answer": "o" * 300}),
+        ("dpo", {"answer": ""}),
+        ("dpo", {"rejected": ("o" * 300,)}),
+    ],
+)
+def test_a_bad_example_is_named_before_anything_is_run(llama, toy_task, passes, name, loss, spoiled):
+    bad = dataclasses.replace(EXAMPLES[-1], info={"source": "mine.csv, record 8"}, **spoiled)
+    task = toy_task({"train": [*EXAMPLES[:-1], bad], "val": EXAMPLES}, loss=loss)
+    with pytest.raises(ValueError, match=r"example 7 \(mine.csv, record 8\)"):
+        MADE[name].fit(llama, task)
+    assert passes == []
+
+
 def test_red_edits_the_layers_that_are_asked_for(llama, toy_task):
     task = toy_task({"train": EXAMPLES})
     layers = {}
