@@ -126,7 +126,7 @@ def _key(model: LensModel, texts: list[tuple[int, ...]]) -> str:
     digest = hashlib.sha256(json.dumps(texts).encode())
     for weight in lens.weights(model):
         digest.update(f"{weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy())
+        digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

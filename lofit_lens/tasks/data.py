@@ -18,7 +18,7 @@ from lofit_lens.tasks.sources import SOURCES, downloads_folder
 DATA_VARIABLE = "LOFIT_LENS_DATA"
 
 #: Endings of the names of files that `read_records` reads.
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 _SPACE = frozenset(" \t\r\n")
 
@@ -70,20 +70,23 @@ class Record:
 
 
 def read_records(path: Path, fields: Mapping[str, type]) -> list[Record]:
-    """Read the objects of a JSON list, of a `.jsonl` file (one on each line; empty lines are skipped), or the rows of
-    a `.csv` or `.parquet` table.
+    """Read the objects of a `.json` list or of a `.jsonl` file (one on each line; empty lines are skipped), or the rows of a
+    `.csv`, `.tsv` (tabs between cells) or `.parquet` table.
 
     Args:
-        path: the file, UTF-8.
+        path: the file, UTF-8, with or without a byte order mark.
         fields: the fields that every record must have, and their types; other fields may be there.
 
     Raises:
-        ValueError: not UTF-8, not JSON or CSV, or a record lacks a field or has it with another type.
+        ValueError: another kind of file, not UTF-8, not what its name says, or a record lacks a field or has it with another
+            type; with the file, and its line and record as far as they are known.
     """
     if path.suffix == ".parquet":
         rows = enumerate(_parquet_rows(path), start=1)
         return [_checked(row, number, number, path, fields) for number, row in rows]
-    parts = {".jsonl": _lines, ".csv": _table_rows}.get(path.suffix, _list_items)
+    parts = {".json": _list_items, ".jsonl": _lines, ".csv": _table_rows, ".tsv": _table_rows}.get(path.suffix)
+    if parts is None:
+        raise ValueError(f"{path}: got a file whose name ends in {path.suffix!r}, wanted one of {', '.join(SUFFIXES)}")
     return [_checked(*part, path, fields) for part in parts(read_text(path), path)]
 
 
@@ -104,14 +107,14 @@ def _error(path: Path, line: int, number: int, problem: str) -> ValueError:
 
 
 def read_text(path: Path) -> str:
-    """A whole file.
+    """A whole file, without the byte order mark that some programs put first.
 
     Raises:
         ValueError: not UTF-8.
     """
     raw = path.read_bytes()
     try:
-        return raw.decode("utf-8")
+        return raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{path}, line {line}: got the byte {raw[error.start]:#04x}, wanted UTF-8 text") from error
@@ -131,7 +134,8 @@ def _lines(text: str, path: Path) -> Iterator[tuple[Any, int, int]]:
 
 def _table_rows(text: str, path: Path) -> Iterator[tuple[Any, int, int]]:
     """The rows below the header, as strings; a row may take several lines, and is named by its first."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     number, line = 0, 1
     while True:
@@ -143,6 +147,8 @@ def _table_rows(text: str, path: Path) -> Iterator[tuple[Any, int, int]]:
             return
         if header is None:
             header = row
+            if twice := sorted({name for name in header if header.count(name) > 1}):
+                raise ValueError(f"{path}, line {line}: got the columns {twice} twice, wanted a name for each column")
         elif row:
             number += 1
             if len(row) != len(header):
@@ -152,10 +158,24 @@ def _table_rows(text: str, path: Path) -> Iterator[tuple[Any, int, int]]:
 
 
 def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    with open(path, "rb") as file:
+        try:
+            table = pyarrow.parquet.read_table(file)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ValueError(f"{path}: got no parquet file, or a damaged one ({error})") from error
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path}: got no parquet file ({error})") from error
+        return table.to_pylist()
+    except UnicodeDecodeError as error:
+        number = next(number for number in range(1, table.num_rows + 1) if not _is_unicode(table.slice(number - 1, 1)))
+        raise _error(path, number, number, f"got the byte {error.object[error.start]:#04x}, wanted UTF-8 text") from error
+
+
+def _is_unicode(row: pyarrow.Table) -> bool:
+    try:
+        row.to_pylist()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _list_items(text: str, path: Path) -> Iterator[tuple[Any, int, int]]:

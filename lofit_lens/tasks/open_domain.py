@@ -54,6 +54,10 @@ class _OpenDomain(Task):
             raise record.error(f"got {record['answer']!r} for 'answer', wanted one or more texts")
         right = list(dict.fromkeys(f" {answer.strip()}" for answer in listed))
         wrong = f" {record['false_answer'].strip()}"
+        if not wrong.strip() or wrong in right:
+            raise record.error(
+                f"got {record['false_answer']!r} for 'false_answer', wanted a text that is no right answer: {right}"
+            )
         preset = f"{self.preset}\n\n" if self.preset else ""
         return Example(
             prompt=f"{preset}Q: {record['question'].strip()}\nA:",
@@ -109,6 +113,7 @@ class NaturalQuestions(_OpenDomain):
 
     name: ClassVar[str] = "natural_questions"
     fields: ClassVar[dict[str, type]] = {"question": str, "answer": list, "false_answer": str}
+    published_sizes: ClassVar[dict[Split, int]] = {"train": 0, "val": 0, "test": 3610}
 
     n_test: Annotated[int, Field(ge=1, strict=True)] | None = None
     preset: str = ""

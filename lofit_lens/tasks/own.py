@@ -6,13 +6,14 @@
     )
     chat = Chat(task, model.tokenizer)
 
-A template takes the fields of a record by name; a field that is a list, or the words between semicolons of a table's cell,
-makes as many texts as it has items.
+A template takes the fields of a record by name, which hold texts or numbers. For aliases and rejected answers the field may be
+a list, or a text with semicolons, as in a table's cell: it makes as many texts as it has items, none if it is empty or null.
 """
 
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from numbers import Number
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,11 +27,11 @@ class Records(Task):
     """Examples made from records by templates.
 
     Args:
-        sources: for each split a `.jsonl`, `.json`, `.csv` or `.parquet` file, or records: a list of dicts, or a
+        sources: for each split a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, or records: a list of dicts, or a
             `datasets.Dataset`.
         prompt: template of the prompt, such as "Q: {question} A:".
         answer: template of the right answer, its space included: " {answer}".
-        aliases: template of other right answers, over a field with several.
+        aliases: template of other right answers, over a field with several; the answer itself among them is left out.
         rejected: template of wrong answers, over a field with several.
         name: of the task.
         loss: what trains on it; "dpo" needs wrong answers.
@@ -39,8 +40,9 @@ class Records(Task):
         chance: what guessing scores, in [0, 1].
 
     Raises:
-        ValueError: an unknown split, loss or metric at once; a missing field, an empty text, or a choice given twice or as
-            right and wrong, named by its record, when the split is first asked for.
+        ValueError: an unknown split, loss or metric, or no `rejected` where they need it, at once; a missing field, one without
+            text or number, an empty text, or a choice given twice or as right and wrong, named by its record, when the split is
+            first asked for.
     """
 
     def __init__(
@@ -62,6 +64,8 @@ class Records(Task):
             raise ValueError(f"got the splits {unknown}, wanted some of {', '.join(SPLITS)}")
         if loss not in LOSSES or metric not in METRICS:
             raise ValueError(f"got loss {loss!r} and metric {metric!r}; wanted one of {LOSSES}, and one of {METRICS}")
+        if rejected is None and (loss == "dpo" or metric == "mc1"):
+            raise ValueError(f"got loss {loss!r} and metric {metric!r} without wrong answers; wanted the template rejected=...")
         self._sources, self._stop, self._chance = sources, stop, chance
         self._prompt, self._answer, self._aliases, self._rejected = prompt, answer, aliases, rejected
         vars(self).update(name=name, loss=loss, metric=metric)
@@ -78,13 +82,18 @@ class Records(Task):
         source = self._sources.get(split, ())
         if isinstance(source, str | Path):
             records = read_records(Path(source), {})
-        else:
+        elif isinstance(source, Iterable):
             records = [Record(values, Path(f"the {split} records"), number, number) for number, values in enumerate(source, 1)]
+        else:
+            raise ValueError(f"got {type(source).__name__} for the {split} records, wanted a file or a list of dicts")
         return [self._example(record) for record in records]
 
     def _example(self, record: Record) -> Example:
+        if not isinstance(record.values, Mapping):
+            raise record.error(f"got {type(record.values).__name__}, wanted a dict of fields")
         answer = _one(self._answer, record)
-        aliases = () if self._aliases is None else _several(self._aliases, record)
+        listed = () if self._aliases is None else _several(self._aliases, record)
+        aliases = tuple(alias for alias in listed if alias != answer)
         rejected = () if self._rejected is None else _several(self._rejected, record)
         if both := {answer, *aliases} & {*rejected}:
             raise record.error(f"got {min(both)!r} among the right and the wrong answers, wanted it in one of them")
@@ -141,17 +150,20 @@ class Chat(Task):
 
 
 def _fields(template: str, record: Record) -> list[str]:
-    names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise record.error(f"got the template {template!r}, which cannot be read: {error}") from error
     for name in names:
         if name not in record.values:
             raise record.error(
-                f"got the fields {sorted(record.values)}, wanted {name!r}, which the template {template!r} names"
+                f"got the fields {sorted(map(str, record.values))}, wanted {name!r}, which the template {template!r} names"
             )
     return names
 
 
 def _one(template: str, record: Record) -> str:
-    text = template.format(**{name: record[name] for name in _fields(template, record)})
+    text = _filled(template, {name: record[name] for name in _fields(template, record)}, record)
     if not text.strip():
         raise record.error(f"got no text from the template {template!r}")
     return text
@@ -162,8 +174,23 @@ def _several(template: str, record: Record) -> tuple[str, ...]:
     if len(names) != 1:
         raise record.error(f"got the template {template!r}, wanted one field in it, that holds several texts")
     value = record[names[0]]
-    items = [part.strip() for part in value.split(";")] if isinstance(value, str) else list(value or ())
-    texts = tuple(template.format(**{names[0]: item}) for item in items if str(item).strip())
+    if isinstance(value, str):
+        items = [part.strip() for part in value.split(";")]
+    elif isinstance(value, Iterable) and not isinstance(value, Mapping):
+        items = list(value)
+    else:
+        items = [] if value is None else [value]
+    texts = tuple(_filled(template, {names[0]: item}, record) for item in items if item is None or str(item).strip())
     if len(set(texts)) != len(texts):
         raise record.error(f"got the same text twice in {names[0]!r}: {items!r}")
     return texts
+
+
+def _filled(template: str, values: Mapping[str, Any], record: Record) -> str:
+    for name, value in values.items():
+        if not isinstance(value, str) and not (isinstance(value, Number) and value == value):  # NaN is not itself
+            raise record.error(f"got {value!r} ({type(value).__name__}) for {name!r}, wanted a text or a number")
+    try:
+        return template.format(**values)
+    except (ValueError, TypeError) as error:
+        raise record.error(f"the template {template!r} cannot be filled with {dict(values)!r}: {error}") from error

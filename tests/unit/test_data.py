@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from lofit_lens.tasks.data import DATA_VARIABLE, data_file, read_records
@@ -119,3 +121,56 @@ def test_text_that_is_not_utf8(tmp_path: Path) -> None:
     path.write_bytes(b'[\n{"text": "caf\xe9"}]')
     with pytest.raises(ValueError, match=re.escape(str(path)) + ", line 2: got the byte 0xe9, wanted UTF-8"):
         read_records(path, FIELDS)
+
+
+TABLE = "text,size\na,1\n"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    for name, text in {"a.csv": TABLE, "a.tsv": TABLE.replace(",", "\t"), "a.jsonl": GOOD, "a.json": f"[{GOOD}]"}.items():
+        (record,) = read_records(written(tmp_path, name, "\ufeff" + text), {"text": str})
+        assert record["text"] == "a"
+        assert set(record.values) == {"text", "size"}
+
+
+def test_cells_between_tabs(tmp_path: Path) -> None:
+    (record,) = read_records(written(tmp_path, "a.tsv", 'text\tsize\n"one, two\tthree"\t1\n'), {"text": str})
+    assert record.values == {"text": "one, two\tthree", "size": "1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "text,size,text\na,1,b\n", r"line 1: got the columns \['text'\] twice"),
+        ("a.tsv", "text\tsize\na\n", r"line 2 \(record 1\): got 1 cells, wanted 2"),
+        ("a.txt", TABLE, r"ends in '\.txt', wanted one of \.jsonl, \.json, \.csv, \.tsv, \.parquet"),
+        ("a.parquet", TABLE, "got no parquet file, or a damaged one"),
+    ],
+)
+def test_a_bad_table_is_refused_with_its_file(tmp_path: Path, name: str, text: str, message: str) -> None:
+    path = written(tmp_path, name, text)
+    with pytest.raises(ValueError, match=re.escape(str(path)) + ".*" + message):
+        read_records(path, {})
+
+
+@pytest.mark.parametrize("compression", ["snappy", "zstd"])
+def test_a_damaged_page_of_a_parquet_file(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / "a.parquet"
+    table = pyarrow.table({"text": [f"text {i}" for i in range(1000)]})
+    pyarrow.parquet.write_table(table, path, compression=compression, use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[10:30] = bytes(20)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(str(path)) + ": got no parquet file, or a damaged one"):
+        read_records(path, {"text": str})
+
+
+def test_text_of_a_parquet_file_that_is_not_utf8(tmp_path: Path) -> None:
+    raw = pyarrow.array([b"tea", b"caf\xe9"], pyarrow.binary())
+    text = pyarrow.StringArray.from_buffers(2, raw.buffers()[1], raw.buffers()[2])
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": text}), path)
+    with pytest.raises(ValueError, match=re.escape(str(path)) + r", line 2 \(record 2\): got the byte 0xe9, wanted UTF-8"):
+        read_records(path, {"text": str})
+    with pytest.raises(FileNotFoundError, match=r"b\.parquet"):
+        read_records(tmp_path / "b.parquet", {"text": str})

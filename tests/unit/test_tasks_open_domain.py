@@ -45,6 +45,13 @@ def test_a_record_without_an_answer_is_named(tmp_path, answer):
         _ = NaturalQuestions(data_dir=tmp_path).test
 
 
+@pytest.mark.parametrize("wrong", ["", " ", "Austen ", "Jane Austen"])
+def test_a_false_answer_that_is_none_is_named(tmp_path, wrong):
+    write(tmp_path, "natural_questions", [NATURAL, {**NATURAL, "false_answer": wrong}])
+    with pytest.raises(ValueError, match=rf"line 2 \(record 2\): got '{wrong}' for 'false_answer', wanted a text that is no"):
+        _ = NaturalQuestions(data_dir=tmp_path).test
+
+
 def test_open_web_text(tmp_path):
     (tmp_path / "open_web_text").mkdir()
     texts = [f"Text number {i}." for i in range(20)]

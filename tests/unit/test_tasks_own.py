@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import datasets
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -56,12 +58,41 @@ def test_it_trains_and_judges_like_any_other_task(llama) -> None:
         ({"answer": "{also}"}, ROWS, r"line 2 \(record 2\): got no text from the template '\{also\}'"),
         ({"rejected": "{wrong} {also}"}, ROWS, "wanted one field in it"),
         ({"rejected": "no field"}, ROWS, "wanted one field in it"),
+        ({"answer": " {answer"}, ROWS, r"line 1 \(record 1\): got the template ' \{answer', which cannot be read"),
         ({}, [{**ROWS[0], "wrong": ["Al", "Al"]}], "got the same text twice in 'wrong'"),
+        *(
+            ({}, [ROWS[0], {**ROWS[1], field: value}], rf"line 2 \(record 2\): got .* for '{field}', wanted a text or a number")
+            for field, value in [
+                ("question", None),
+                ("question", float("nan")),
+                ("question", ["who?"]),
+                ("answer", {"text": "tea"}),
+                ("wrong", float("nan")),
+                ("wrong", {"text": "ale"}),
+                ("wrong", ["ale", None]),
+                ("also", [["brew"]]),
+            ]
+        ),
+        ({"answer": " {answer:d}"}, ROWS, r"line 1 \(record 1\): the template ' \{answer:d\}' cannot be filled with"),
+        ({}, [ROWS[0], "what?"], r"line 2 \(record 2\): got str, wanted a dict of fields"),
+        ({}, [{**ROWS[0], 7: "seven"}, {7: "seven"}], r"line 2 \(record 2\): got the fields \['7'\], wanted 'answer'"),
+        ({}, 7, "got int for the test records, wanted a file or a list of dicts"),
     ],
 )
-def test_a_record_that_does_not_fit_is_named(settings: dict, rows: list, message: str) -> None:
+def test_a_record_that_does_not_fit_is_named(settings: dict, rows: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _ = Records({"test": rows}, **{**TEMPLATES, **settings}).test
+
+
+def test_numbers_are_texts_and_null_is_none() -> None:
+    rows = [{"question": 2, "answer": 4.5, "wrong": np.int64(5), "also": None}]
+    (example,) = Records({"test": rows}, **TEMPLATES).test
+    assert (example.prompt, example.choices) == ("Q: 2 A:", (" 4.5", " 5"))
+
+
+def test_an_alias_that_is_the_answer_counts_once() -> None:
+    (example,) = Records({"test": [{**ROWS[0], "also": ["Beau", "Bo"]}]}, **TEMPLATES).test
+    assert example.right_answers == (" Bo", " Beau")
 
 
 def test_bad_settings_are_refused_at_once() -> None:
@@ -69,6 +100,9 @@ def test_bad_settings_are_refused_at_once() -> None:
         Records({"tset": ROWS}, **TEMPLATES)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="got loss 'dop'"):
         Records({"test": ROWS}, **TEMPLATES, loss="dop")  # pyright: ignore[reportArgumentType]
+    for settings in ({"loss": "dpo"}, {"metric": "mc1"}):
+        with pytest.raises(ValueError, match="without wrong answers; wanted the template rejected="):
+            Records({"test": ROWS}, prompt="{question}", answer="{answer}", **settings)
 
 
 def test_a_chat_wraps_training_and_test_alike(llama) -> None:
