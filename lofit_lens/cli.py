@@ -166,25 +166,32 @@ def methods() -> None:
 @app.command()
 def tasks() -> None:
     """List the tasks: sizes, loss, metric, chance, and where their files come from."""
-    fixed = [Column(title, no_wrap=True) for title in ("name", "train/val/test", "trained, judged by", "chance")]
-    table = Table(*fixed, "what it is", title="Tasks", box=SIMPLE_HEAD)
+    columns = [Column(title, no_wrap=True) for title in ("name", "train/val/test", "trained by", "judged by", "chance")]
+    measures = Table(*columns, title="Tasks", box=SIMPLE_HEAD)
+    summaries = Table(Column("name", no_wrap=True), "what it is", box=SIMPLE_HEAD)
     for name, family in TASKS.items():
-        summary = (family.__doc__ or "").strip().splitlines()[0]
-        table.add_row(name, *_measures(family()), summary)
-    console.print(table)
-    console.print(f"?: files that are not at hand; lofit-lens download TASK fetches those of {', '.join(SOURCES)}.")
+        measures.add_row(name, *_measures(family()))
+        summaries.add_row(name, (family.__doc__ or "").strip().splitlines()[0])
+    console.print(measures)
+    console.print(summaries)
+    console.print(
+        "Sizes and chance are the published ones where files are not at hand (?: not known). "
+        f"lofit-lens download TASK fetches those of {', '.join(SOURCES)}."
+    )
 
 
-def _measures(task: Task) -> tuple[str, str, str]:
-    sizes = "/".join(_or_unknown(lambda split=split: str(len(task.splits[split]))) for split in SPLITS)
-    return sizes, f"{task.loss},\n{task.metric}", _or_unknown(lambda: f"{task.chance:.2f}")
+def _measures(task: Task) -> tuple[str, str, str, str]:
+    """Of the files at hand; what is known of the published ones where there are none."""
+    sizes = [_found_or(task.published_sizes.get(split), lambda split=split: len(task.splits[split])) for split in SPLITS]
+    chance = _found_or(task.published_chance, lambda: task.chance)
+    return "/".join(map(str, sizes)), task.loss, task.metric, chance if isinstance(chance, str) else f"{chance:.2f}"
 
 
-def _or_unknown(find_out: Callable[[], str]) -> str:
+def _found_or(known: float | None, find_out: Callable[[], float]) -> float | str:
     try:
         return find_out()
     except FileNotFoundError:
-        return "?"
+        return "?" if known is None else known
 
 
 @app.command()

@@ -53,6 +53,8 @@ class MQuAKE(Task):
     name: ClassVar[str] = "mquake"
     loss: ClassVar[Loss] = "cross_entropy"
     metric: ClassVar[Metric] = "exact_match"
+    published_sizes: ClassVar[dict[Split, int]] = {"train": 134, "val": 95, "test": 864}
+    published_chance: ClassVar[float] = 0.36
 
     n_train: Annotated[int, Field(ge=1, strict=True)] | None = None
     n_val: Annotated[int, Field(ge=1, strict=True)] | None = None

@@ -104,6 +104,7 @@ class SocialIQA(_FromFiles):
         "test": "social_iqa/validation.jsonl",
     }
     fields: ClassVar[dict[str, type]] = dict.fromkeys(("context", "question", "answerA", "answerB", "answerC", "label"), str)
+    published_sizes: ClassVar[dict[Split, int]] = {"train": 100, "val": 100, "test": 1954}
 
     n_train: Size = 100
     n_val: Size = 100
@@ -147,6 +148,8 @@ class ARCChallenge(_FromFiles):
         "test": "arc_challenge/test.jsonl",
     }
     fields: ClassVar[dict[str, type]] = {"question": str, "choices": dict, "answerKey": str}
+    published_sizes: ClassVar[dict[Split, int]] = {"train": 100, "val": 299, "test": 1172}
+    published_chance: ClassVar[float] = 0.25
 
     n_train: Size = 100
     n_val: Size = 299
@@ -190,6 +193,7 @@ class BoolQ(_FromFiles):
         "test": "boolq/validation.jsonl",
     }
     fields: ClassVar[dict[str, type]] = {"passage": str, "question": str, "answer": bool}
+    published_sizes: ClassVar[dict[Split, int]] = {"train": 100, "val": 100, "test": 3270}
 
     n_train: Size = 100
     n_val: Size = 100
@@ -231,6 +235,7 @@ class SVAMP(_FromFiles):
     max_new_tokens: ClassVar[int] = 40
     files: ClassVar[dict[Split, str]] = dict.fromkeys(("train", "val", "test"), "svamp/SVAMP.json")
     fields: ClassVar[dict[str, type]] = {"Body": str, "Question": str, "Equation": str, "Answer": float}
+    published_sizes: ClassVar[dict[Split, int]] = {"train": 350, "val": 350, "test": 300}
 
     n_train: Size = 350
     n_val: Size = 350

@@ -1,9 +1,10 @@
 """Where each published data file lives, its checksum and its licence; and the one place that downloads them.
 
 Nothing is downloaded unless `download` is called (`lofit-lens download TASK`). A file goes to the user's cache, once; a
-published task then finds it there. A file with another SHA-256 than the one below is refused. Where the table has none (some
-of the hub's parquet files), the file must have the one that the hub states for it. What was fetched, from which revision and
-with which checksum, is noted beside the file, and a file that has changed since is refused too.
+published task then finds it there. Every address names a commit, so it stands for one content, and a file with another SHA-256
+than the one below is refused. Where the table has none (parquet files of the hub that were out of reach when it was written),
+the file must have the one that the hub states for it at that commit. What was fetched, from which revision and with which
+checksum, is noted beside the file, and a file that has changed since is refused too.
 """
 
 import ast
@@ -26,10 +27,9 @@ logger = logging.getLogger(__name__)
 
 _LOFIT = "https://raw.githubusercontent.com/fc2869/lo-fit/ec2c0f4a20d1173be491643a05c56c149a6aeaac/dataset"
 _HUB = "https://huggingface.co/datasets"
-#: The hub's own conversion of a data set to plain parquet files.
-_CONVERTED = "refs%2Fconvert%2Fparquet"
 _ARC_REVISION = "210d026faf9955653af8916fad021475a3f00453"
-_SIQA = f"{_HUB}/allenai/social_i_qa/resolve/{_CONVERTED}/default"
+#: This and the commits of ITI's and OpenWebText's files are of the hub's own conversion to parquet (refs/convert/parquet).
+_SIQA = f"{_HUB}/allenai/social_i_qa/resolve/89b943c9f61c6f3296998bb60773476f791c7128/default"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class DataFile:
 
     Args:
         name: its place in a data folder.
-        url: where it is published; it names the revision, unless that is the hub's newest or its own conversion.
+        url: where it is published; it names the commit.
         sha256: its checksum; None: the one that the hub states.
         licence: as the publisher states it.
         derive: makes the file's text of the published one, where that is code.
@@ -83,8 +83,8 @@ def _hub(name: str, url: str, licence: str, sha256: str | None = None) -> DataFi
     return DataFile(name, url, sha256, licence)
 
 
-def _iti(task: str, hub_name: str, licence: str) -> DataFile:
-    url = f"{_HUB}/OamPatel/{hub_name}/resolve/{_CONVERTED}/default/validation/0000.parquet"
+def _iti(task: str, hub_name: str, revision: str, licence: str) -> DataFile:
+    url = f"{_HUB}/OamPatel/{hub_name}/resolve/{revision}/default/validation/0000.parquet"
     return _hub(f"{task}/validation.parquet", url, f"{licence} (upstream)")
 
 
@@ -143,17 +143,19 @@ SOURCES: dict[str, tuple[DataFile, ...]] = {
     "svamp": (
         DataFile(
             "svamp/SVAMP.json",
-            "https://raw.githubusercontent.com/arkilpatel/SVAMP/main/SVAMP.json",
+            "https://raw.githubusercontent.com/arkilpatel/SVAMP/78e727689e1c1bebfc4be39c446898e8e10b0518/SVAMP.json",
             "5be77703a6d891ae476d7c082787ad361392aa02453b132516cdd5f4e7934e3e",
             "MIT",
         ),
     ),
-    "trivia_qa": (_iti("trivia_qa", "iti_trivia_qa_val", "Apache-2.0"),),
-    "natural_questions": (_iti("natural_questions", "iti_nq_open_val", "CC BY-SA 3.0"),),
+    "trivia_qa": (_iti("trivia_qa", "iti_trivia_qa_val", "d9356957b845dbfe72726b6c1f22425dfb1148dc", "Apache-2.0"),),
+    "natural_questions": (
+        _iti("natural_questions", "iti_nq_open_val", "d49074f5078ae33986345aa8d935a7e3b744978e", "CC BY-SA 3.0"),
+    ),
     "open_web_text": (
         _hub(
             "open_web_text/train.parquet",
-            f"{_HUB}/stas/openwebtext-10k/resolve/{_CONVERTED}/plain_text/train/0000.parquet",
+            f"{_HUB}/stas/openwebtext-10k/resolve/84d357a666d1051e2e4e30d711d8d51ff491d40c/plain_text/train/0000.parquet",
             "CC0 1.0 (the packaging; the texts are their authors')",
         ),
     ),

@@ -101,8 +101,21 @@ def test_lists_name_every_model_and_task():
     models = runner.invoke(cli.app, ["models"]).output
     assert "smollm2-135m-instruct" in models
     assert "gemma-3-270m" in models
-    tasks = runner.invoke(cli.app, ["tasks"]).output
-    assert all(name in tasks for name in ("clutrr", "kinship", "counterfactual", "truth"))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_list_of_tasks_is_whole_at_any_width_and_without_data(run, tmp_path, monkeypatch, width):
+    monkeypatch.setattr(cli.console, "width", width)
+    monkeypatch.setenv("LOFIT_LENS_DATA", str(tmp_path))
+    code, out, err = run("tasks")
+    assert code == 0, err
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= width
+    said = " ".join(out.split())
+    assert "truthfulqa 326/82/409 dpo mc1 0.22" in said
+    assert "boolq 100/100/3270 cross_entropy exact_match 0.50" in said
+    assert "trivia_qa 0/0/? cross_entropy mc1 0.50" in said
+    assert all(" ".join((family.__doc__ or "").strip().splitlines()[0].split()[:3]) in said for family in cli.TASKS.values())
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +115,14 @@ def test_what_cannot_be_fetched_is_named_with_the_way_out(
 def test_only_published_tasks_can_be_downloaded() -> None:
     with pytest.raises(ValueError, match="nothing to download for 'kinship'; published tasks are truthfulqa, mquake"):
         download("kinship")
+
+
+def test_every_address_names_a_commit_and_only_the_hub_may_be_asked_for_a_checksum() -> None:
+    for files in SOURCES.values():
+        for file in files:
+            assert len(re.findall(r"/[0-9a-f]{40}/", file.url)) == 1, file.name
+            assert file.sha256 is None or re.fullmatch("[0-9a-f]{64}", file.sha256)
+            assert file.sha256 is not None or file.url.startswith("https://huggingface.co/datasets/")
 
 
 def test_checksums_are_those_of_the_files_at_hand(request: pytest.FixtureRequest) -> None:

@@ -179,3 +179,21 @@ def test_documented_examples_are_real(task: Task) -> None:
     assert len(documented) == 2
     if task.name == "truth":
         assert all(" /".join(example.rejected).strip() in text for example in documented)
+
+
+@pytest.mark.parametrize(
+    ("family", "n_at_hand"),
+    [(TruthfulQA, 3), (MQuAKE, 3), (CLUTRR, 3), (SocialIQA, 1), (ARCChallenge, 2), (BoolQ, 0), (SVAMP, 3)],
+)
+def test_published_sizes_and_chance_are_those_of_the_files_at_hand(published: Path, family: type[Task], n_at_hand: int) -> None:
+    task = family(data_dir=published)
+    found = 0
+    for split, size in family.published_sizes.items():
+        try:
+            assert len(task.splits[split]) == size
+            found += 1
+        except FileNotFoundError:
+            continue
+    assert found == n_at_hand
+    if family.published_chance is not None:
+        assert task.chance == pytest.approx(family.published_chance, abs=5e-4)  # three decimals are stated
