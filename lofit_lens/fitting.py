@@ -27,7 +27,7 @@ from lofit_lens.interventions import HeadIntervention, Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.losses import group_penalty, l1_penalty
 from lofit_lens.models import check_model
-from lofit_lens.objectives import Objective
+from lofit_lens.objectives import Objective, PreferenceObjective
 from lofit_lens.progress import progress
 from lofit_lens.scoring import answer_logits, target_logprobs
 
@@ -90,11 +90,13 @@ def fit_vectors(
     optimisation: Optimisation,
     *,
     seed: int,
+    refers_to_start: bool = False,
     description: str,
 ) -> tuple[Float[Tensor, "k d_head"], tuple[float, ...]]:
     """Learn a scale or an offset at each of the heads; returns the vectors and the loss of each step, without penalty.
 
     The seed decides the start and the order of the examples, alike on every machine; global random state is not touched.
+    With `refers_to_start`, DPO's reference becomes the model under the vectors that are started from.
 
     Raises:
         ValueError: no heads, or heads that the model does not have.
@@ -106,6 +108,9 @@ def fit_vectors(
     start = torch.randn(len(heads), info.d_head, generator=generator) * optimisation.init_std
     vectors = start.to(lens.model_device(model)).requires_grad_()
     intervention = HeadIntervention(heads, scale=vectors) if kind == "scale" else HeadIntervention(heads, offset=vectors)
+    if refers_to_start and isinstance(objective, PreferenceObjective):
+        with attached(model, intervention):
+            objective.refer_to(model)
     losses = train(
         model,
         objective,

@@ -45,13 +45,17 @@ class AnswerObjective:
 
 
 class PreferenceObjective:
-    """DPO of the answer against the first rejected one, against the bare model as reference."""
+    """DPO of the answer against the first rejected one; the reference is the bare model, unless `refer_to` is called."""
 
     sequences_per_example = 2
 
     def __init__(self, model: LensModel, examples: Sequence[Example], beta: float) -> None:
         self.beta = beta
         self.sequences = preference_sequences(model, examples)
+        self.refer_to(model)
+
+    def refer_to(self, model: LensModel) -> None:
+        """Take the model as it is now, under whatever is attached, for the reference."""
         self.reference = sequence_logprobs(model, self.sequences, description="reference").reshape(-1, 2)
 
     def loss(self, examples: list[int], batch: Batch, token_logprobs: Float[Tensor, "answer_token"]) -> Float[Tensor, ""]:

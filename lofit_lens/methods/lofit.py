@@ -13,8 +13,8 @@ The result is k vectors of d_head numbers; because they are constant, the edit e
 
 Where the paper and its code differ we follow the code and leave the other reachable: weight decay is 0 (paper: 0.01); the
 penalty is a plain sum; a preference task trains step 1 with DPO too (paper: cross-entropy). Where the code does what nobody
-would want, we do not: the DPO reference is the bare model (code: the model with its initial noise), no answer token is cut
-off by a fixed template length, and heads of two folds never overwrite each other's file.
+would want, we do not: the DPO reference is the bare model (code, and `as_published`: the model with its initial noise), no
+answer token is cut off by a fixed template length, and heads of two folds never overwrite each other's file.
 """
 
 from dataclasses import replace
@@ -48,6 +48,7 @@ class LoFiT(Trained):
         penalised: what it falls on: entries, as published, or whole heads (group-sparse; `losses.group_penalty`).
         scale_epochs: passes over the training data in step 1.
         offset_epochs: passes in step 2.
+        as_published: DPO's reference is the model under each step's start, its noise, as in the published code.
     """
 
     k: Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, le=1, strict=True)] = 0.1
@@ -59,6 +60,7 @@ class LoFiT(Trained):
     penalised: Penalised = "entries"
     scale_epochs: Count = 5
     offset_epochs: Count = 5
+    as_published: bool = False
 
     def select(self, model: LensModel, task: Task, *, seed: int = 0) -> tuple[HeadScores, tuple[float, ...]]:
         """Step 1: the norm of every head's learned scaling (or offset), and the loss of each step.
@@ -76,8 +78,16 @@ class LoFiT(Trained):
             optimisation = replace(self._optimisation(self.scale_lr, self.scale_epochs, self.l1), penalised=self.penalised)
         else:
             optimisation = self._optimisation(self.offset_lr, self.offset_epochs)
-        description = f"{task.name}: step 1, {self.select_by}s"
-        vectors, losses = fit_vectors(model, objective, heads, self.select_by, optimisation, seed=seed, description=description)
+        vectors, losses = fit_vectors(
+            model,
+            objective,
+            heads,
+            self.select_by,
+            optimisation,
+            seed=seed,
+            refers_to_start=self.as_published,
+            description=f"{task.name}: step 1, {self.select_by}s",
+        )
         made_by = {"method": "LoFiT step 1", "task": task.name, "seed": seed}
         quantity = {"scale": "norm of the learned scaling", "offset": "norm of the learned offset"}[self.select_by]
         scores = scores_from_norms(vectors, heads, info.n_layers, info.n_heads, quantity=quantity, made_by=made_by)
@@ -103,7 +113,14 @@ class LoFiT(Trained):
             heads = scores.top(self.k)
         optimisation = self._optimisation(self.offset_lr, self.offset_epochs)
         offset, losses["offset"] = fit_vectors(
-            model, objective, heads, "offset", optimisation, seed=seed, description=f"{task.name}: step 2, offsets"
+            model,
+            objective,
+            heads,
+            "offset",
+            optimisation,
+            seed=seed,
+            refers_to_start=self.as_published,
+            description=f"{task.name}: step 2, offsets",
         )
         intervention = HeadIntervention(
             heads,

@@ -151,6 +151,19 @@ def test_the_penalty_is_on_in_step_one_alone(llama, toy_task):
     assert torch.equal(with_.intervention.offset, without.intervention.offset)
 
 
+def test_dpos_reference_is_the_bare_model_or_as_published_the_start(llama, toy_task):
+    """Where nothing is learned yet, the first loss is log 2 if the reference has the same noise as the policy."""
+    task = toy_task({"train": EXAMPLES}, loss="dpo")
+    noisy = LoFiT(k=3, init_std=0.5, batch_size=3, scale_epochs=1, offset_epochs=1)
+    first = {}
+    for as_published in (False, True):
+        fit = dataclasses.replace(noisy, as_published=as_published).fit(llama, task, seed=0)
+        first[as_published] = [losses[0] for losses in fit.losses.values()]
+    # Float32 sums of log-probabilities of order 50, in two kinds of batches.
+    assert first[True] == pytest.approx([math.log(2)] * 2, abs=1e-4)
+    assert all(abs(loss - math.log(2)) > 1e-2 for loss in first[False])
+
+
 # What is refused
 
 
