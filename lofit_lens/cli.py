@@ -21,8 +21,8 @@ from lofit_lens.interventions import Adapter
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import METHODS
 from lofit_lens.store import scores_to_json
-from lofit_lens.tasks import TASKS, Task, sources, task_named
-from lofit_lens.tasks.base import SPLITS
+from lofit_lens.tasks import TASKS, Task, open_web_text, sources, task_named, texts_of
+from lofit_lens.tasks.base import METRICS, SPLITS
 from lofit_lens.tasks.sources import SOURCES
 
 app = typer.Typer(help=ll.__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -118,24 +118,47 @@ def evaluate(
     adapter: Annotated[Path | None, typer.Option(help="Folder of an adapter (default: the base model).")] = None,
     model: ModelOption = "smollm2-135m-instruct",
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    out: Annotated[Path | None, typer.Option(help="JSON file for every example's outcome.")] = None,
+    metric: Annotated[str | None, typer.Option(help=f"One of {', '.join(METRICS)} (default: the task's).")] = None,
+    side_effects: Annotated[bool, typer.Option(help="Also what the adapter costs on ordinary text.")] = False,
+    text: Annotated[
+        str | None, typer.Option(help="For that: a file with a column 'text', or a task (default: OpenWebText).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for every example's, and text's, outcome.")] = None,
     data_dir: DataOption = None,
     accept_license: LicenceOption = None,
 ) -> None:
     """Score the base model, or an adapter, on a task."""
-    if split not in ("train", "val", "test"):
+    if split not in SPLITS:
         raise ValueError(f"--split {split!r}; wanted train, val or test")
+    if metric is not None and metric not in METRICS:
+        raise ValueError(f"--metric {metric!r}; wanted one of {', '.join(METRICS)}")
+    if side_effects and adapter is None:
+        raise ValueError("--side-effects are an adapter's: name one with --adapter")
+    if text is not None and not side_effects:
+        raise ValueError(f"--text {text!r} is for --side-effects; ask for them too, or leave it out")
     if out is not None:
         files.check_writable(out)
     chosen_task = _task(task, data_dir)
+    texts = _texts(text, data_dir) if side_effects else []
     if adapter is not None:
         adapters.read_adapter(adapter)  # a damaged adapter is refused before a model is loaded
     lens_model = ll.load_model(model, accept_license=accept_license or ())
     intervention = None if adapter is None else ll.load_adapter(adapter, lens_model)
-    evaluation = ll.evaluate(lens_model, chosen_task, intervention, split=split)
+    evaluation = ll.evaluate(lens_model, chosen_task, intervention, split=split, metric=metric)
     console.print(str(evaluation))
+    outcome = evaluation.to_json()
+    if side_effects and intervention is not None:
+        cost = ll.side_effects(lens_model, intervention, texts)
+        console.print(str(cost))
+        outcome["side_effects"] = cost.to_frame().to_dict("list")
     if out is not None:
-        files.write_json_atomically(out, evaluation.to_json())
+        files.write_json_atomically(out, outcome)
+
+
+def _texts(source: str | None, data_dir: Path | None) -> list[str]:
+    if source is None:
+        return open_web_text(data_dir=data_dir)
+    return texts_of(task_named(source) if source in TASKS else source)
 
 
 @app.command()

@@ -52,6 +52,16 @@ class SideEffects:
         """One row per text."""
         return pd.DataFrame(vars(self))
 
+    def __str__(self) -> str:
+        means = self.summary()
+        after, before, rise, kl = (
+            f"{mean:.3f}" if name in ("cross_entropy", "base_cross_entropy") else f"{mean:.4f} [{low:.4f}, {high:.4f}]"
+            for name, mean, low, high in means.itertuples()
+        )
+        return (
+            f"side effects: cross-entropy {after} from {before}, rise {rise}, KL {kl} nats a token (n = {len(self.kl)} texts)"
+        )
+
     def summary(self) -> pd.DataFrame:
         """Mean over texts and its 95 % interval (BCa bootstrap), of each quantity and of the rise in cross-entropy."""
         rise = tuple(after - before for after, before in zip(self.cross_entropy, self.base_cross_entropy, strict=True))
@@ -80,7 +90,7 @@ def side_effects(
         model: a TransformerBridge or HookedTransformer with raw weights.
         intervention: the edit.
         texts: ordinary text, held out from whatever the edit was fitted on; None takes 100 texts of OpenWebText, as ITI
-            does (see `tasks.open_web_text`).
+            does (see `tasks.open_web_text`). `tasks.texts_of` makes them of a file or of another task.
         max_tokens: of each text that are looked at (the published 128).
         token_budget: padded tokens that go through the model at once, as far as `scoring.logit_rows` allows.
 

@@ -12,7 +12,7 @@ from lofit_lens.tasks.mquake import MQuAKE
 from lofit_lens.tasks.open_domain import NaturalQuestions, TriviaQA
 from lofit_lens.tasks.own import Chat, Records
 from lofit_lens.tasks.reasoning import SVAMP, ARCChallenge, BoolQ, SocialIQA
-from lofit_lens.tasks.text import open_web_text
+from lofit_lens.tasks.text import open_web_text, texts_of
 from lofit_lens.tasks.truth import Truth
 from lofit_lens.tasks.truthfulqa import TruthfulQA
 
@@ -59,4 +59,5 @@ __all__ = [
     "TruthfulQA",
     "open_web_text",
     "task_named",
+    "texts_of",
 ]

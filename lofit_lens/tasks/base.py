@@ -72,7 +72,7 @@ class Task(ABC):
     #: Tokens a generated answer may take (the paper's 16).
     max_new_tokens: ClassVar[int] = 16
     #: What the splits hold with the published files and the class's own settings, for a list that is read before any download.
-    published_sizes: ClassVar[Mapping[Split, int]] = {}
+    published_sizes: ClassVar[dict[Split, int]] = {}
     #: What guessing scores on that test split.
     published_chance: ClassVar[float | None] = None
 

@@ -63,7 +63,7 @@ class CLUTRR(Task):
     loss: ClassVar[Loss] = "cross_entropy"
     metric: ClassVar[Metric] = "exact_match"
     published_sizes: ClassVar[dict[Split, int]] = {"train": 300, "val": 450, "test": 450}
-    published_chance: ClassVar[float] = 1 / 18
+    published_chance: ClassVar[float | None] = 1 / 18
 
     seed: Annotated[int, Field(ge=0, strict=True)] = 42
     n_train: Annotated[int, Field(ge=1, strict=True)] | None = 300

@@ -54,7 +54,7 @@ class MQuAKE(Task):
     loss: ClassVar[Loss] = "cross_entropy"
     metric: ClassVar[Metric] = "exact_match"
     published_sizes: ClassVar[dict[Split, int]] = {"train": 134, "val": 95, "test": 864}
-    published_chance: ClassVar[float] = 0.36
+    published_chance: ClassVar[float | None] = 0.36
 
     n_train: Annotated[int, Field(ge=1, strict=True)] | None = None
     n_val: Annotated[int, Field(ge=1, strict=True)] | None = None

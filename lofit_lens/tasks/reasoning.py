@@ -149,7 +149,7 @@ class ARCChallenge(_FromFiles):
     }
     fields: ClassVar[dict[str, type]] = {"question": str, "choices": dict, "answerKey": str}
     published_sizes: ClassVar[dict[Split, int]] = {"train": 100, "val": 299, "test": 1172}
-    published_chance: ClassVar[float] = 0.25
+    published_chance: ClassVar[float | None] = 0.25
 
     n_train: Size = 100
     n_val: Size = 299

@@ -1,8 +1,9 @@
-"""Ordinary text, held out from every task: what `side_effects` measures on when it is given none."""
+"""Ordinary text to measure `side_effects` on: OpenWebText, which is taken when none is given, a file's, or a task's."""
 
 import random
 from pathlib import Path
 
+from lofit_lens.tasks.base import Task
 from lofit_lens.tasks.data import data_file, first_of, read_records
 
 
@@ -22,3 +23,22 @@ def open_web_text(n_texts: int = 100, *, seed: int = 42, data_dir: str | Path | 
     records = read_records(data_file("open_web_text/train.parquet", data_dir), {"text": str})
     random.Random(seed).shuffle(records)
     return [record["text"] for record in first_of(records, n_texts, "texts")]
+
+
+def texts_of(source: str | Path | Task, n_texts: int = 100) -> list[str]:
+    """The first texts of a file, or of the test split of a task: each prompt with its right answer.
+
+    A generated task's texts need no download; they are plain only as far as the task's sentences are.
+
+    Args:
+        source: a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file with a column `text`, or a task that the edit was not
+            made for.
+        n_texts: how many; all, where there are fewer.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+        ValueError: a record is bad.
+    """
+    if isinstance(source, Task):
+        return [example.prompt + example.answer for example in source.test[:n_texts]]
+    return [record["text"] for record in read_records(Path(source), {"text": str})[:n_texts]]

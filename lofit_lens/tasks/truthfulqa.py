@@ -58,7 +58,7 @@ class TruthfulQA(Task):
     loss: ClassVar[Loss] = "dpo"
     metric: ClassVar[Metric] = "mc1"
     published_sizes: ClassVar[dict[Split, int]] = {"train": 326, "val": 82, "test": 409}
-    published_chance: ClassVar[float] = 0.224
+    published_chance: ClassVar[float | None] = 0.224
 
     fold: Literal[0, 1] = 0
     n_train: Annotated[int, Field(ge=1, strict=True)] | None = None

@@ -81,6 +81,32 @@ def test_heads_for_a_method_that_chooses_none_are_refused(run, tmp_path):
     assert "lora does not choose heads" in err
 
 
+def test_eval_by_another_metric_and_with_side_effects(run, tmp_path, monkeypatch):
+    model = ll.tiny_model("llama")
+    edit = ll.HeadIntervention((ll.Head(1, 2),), offset=torch.ones(1, 16), made_by={})
+    adapter, outcome = edit.save(tmp_path / "adapter", model), tmp_path / "outcome.json"
+    common = ("eval", "ioi", "--model", "tiny-llama", "--adapter", str(adapter), "--out", str(outcome))
+
+    code, out, err = run(*common, "--metric", "exact_match", "--side-effects", "--text", "kinship")
+    assert code == 0, err
+    assert out.startswith("ioi exact_match ")
+    stories = [example.prompt + example.answer for example in ll.tasks.Kinship().test[:100]]
+    wanted = ll.side_effects(model, edit, stories)
+    assert " ".join(out.split()).endswith(str(wanted))
+    found = json.loads(outcome.read_text())["side_effects"]
+    assert found == {name: list(values) for name, values in vars(wanted).items()}
+
+    (tmp_path / "news.csv").write_text("text\nIt rained all day.\nNobody came.\n", encoding="utf-8")
+    code, out, err = run(*common, "--side-effects", "--text", str(tmp_path / "news.csv"))
+    assert code == 0, err
+    assert "(n = 2 texts)" in " ".join(out.split())
+
+    monkeypatch.setenv("LOFIT_LENS_DATA", str(tmp_path))
+    code, _, err = run(*common, "--side-effects")
+    assert code == 1
+    assert "lofit-lens download open_web_text" in err
+
+
 def test_a_method_and_its_settings_can_be_named(run, tmp_path):
     options = ("--method", "iti", "--k", "0.1", "--alpha", "2.5", "--direction", "probe", "--max-iter", "50")
     code, _, err = run("fit", "kinship", "--model", "tiny-llama", "--n-train", "8", *options, "--out", str(tmp_path / "iti"))
@@ -132,6 +158,10 @@ def test_the_list_of_tasks_is_whole_at_any_width_and_without_data(run, tmp_path,
         (("fit", "kinship", "--model", "tiny-llama", "--alhpa", "3", "--out", "x"), "--scale-lr VALUE"),
         (("fit", "kinship", "--model", "tiny-llama", "--scale-lr", "-3", "--out", "x"), "scale_lr"),
         (("eval", "kinship", "--model", "tiny-llama", "--split", "dev"), "train, val or test"),
+        (("eval", "kinship", "--model", "tiny-llama", "--metric", "f1"), "exact_match, mc1"),
+        (("eval", "kinship", "--model", "tiny-llama", "--metric", "mc1"), "has no wrong answers"),
+        (("eval", "kinship", "--model", "tiny-llama", "--side-effects"), "name one with --adapter"),
+        (("eval", "kinship", "--model", "tiny-llama", "--text", "truth"), "is for --side-effects"),
         (("eval", "kinship", "--model", "tiny-llama", "--adapter", "nowhere"), "lofit_config.json"),
         (("fit", "kinship", "--model", "gemma-3-270m", "--out", "x"), "--accept-license gemma"),
     ],

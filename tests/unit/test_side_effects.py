@@ -8,6 +8,7 @@ from lofit_lens.batches import encode_prompt
 from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention
 from lofit_lens.side_effects import SideEffects
+from lofit_lens.tasks import Example, texts_of
 
 EDIT = HeadIntervention((Head(0, 1), Head(2, 2)), offset=0.3 * torch.randn(2, 16, generator=torch.Generator().manual_seed(0)))
 TEXTS = ["It was a bright cold day in April.", "No.", "The clocks were striking thirteen; nobody looked up."]
@@ -56,6 +57,8 @@ def test_tables():
     assert list(result.to_frame().columns) == ["cross_entropy", "base_cross_entropy", "kl", "n_tokens"]
     summary = result.summary()
     assert summary.loc["rise_in_cross_entropy", "mean"] == pytest.approx(1.25)
+    assert str(result).startswith("side effects: cross-entropy 2.500 from 1.250, rise 1.2500 [")
+    assert str(result).endswith("] nats a token (n = 2 texts)")
     assert (summary["low"] <= summary["mean"]).all()
     assert (summary["mean"] <= summary["high"]).all()
 
@@ -78,3 +81,13 @@ def test_texts_are_open_web_texts_if_none_are_given(llama, tmp_path, monkeypatch
     lines = [f'{{"text": "The news of day {i}."}}' for i in range(120)]
     (tmp_path / "open_web_text" / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert len(side_effects(llama, EDIT).kl) == 100
+
+
+def test_texts_of_a_file_and_of_a_task(toy_task, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "One."}\n{"text": "Two."}\n', encoding="utf-8")
+    assert texts_of(tmp_path / "a.jsonl") == ["One.", "Two."]
+    assert texts_of(str(tmp_path / "a.jsonl"), 1) == ["One."]
+    assert texts_of(toy_task({"test": [Example("Q: who? A:", " Bo", aliases=(" Beau",))]})) == ["Q: who? A: Bo"]
+    (tmp_path / "a.csv").write_text("words\nOne.\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"a\.csv, line 2 \(record 1\): got the fields \['words'\], wanted 'text' too"):
+        texts_of(tmp_path / "a.csv")
