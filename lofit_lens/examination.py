@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lofit_lens import lens
+from lofit_lens import caches, lens
 from lofit_lens.batches import padded
 from lofit_lens.lens import LensModel
 from lofit_lens.packing import packs
@@ -165,10 +165,10 @@ def _shares_prefix(model: LensModel, plain: PlainPass) -> bool:
     read, read_mask = padded(model, [(a, b), (a,)], side="left")
     rest, rest_mask = padded(model, [(b,), (c, d)], side="right")
     with model.hooks(fwd_hooks=[lens.no_logits(model)]):
-        _, cache = lens.forward_with_cache(model, read, read_mask, None)
-    swapped = lens.cache_rows(cache, torch.tensor([1, 0], device=read.device))
+        _, cache = caches.forward_with_cache(model, read, read_mask, None)
+    swapped = caches.select_rows(cache, torch.tensor([1, 0], device=read.device))
     mask = torch.cat([read_mask.flip(0), rest_mask], dim=-1)
-    logits, _ = lens.forward_with_cache(model, rest, mask, swapped)
+    logits, _ = caches.forward_with_cache(model, rest, mask, swapped)
     # Rounding through all layers stays far below the root of the precision; a wrong mask or position is far above.
     return plain.gives(logits[[0, 1, 1], [0, 0, 1]], [1, 2, 3], torch.finfo(logits.dtype).eps ** 0.5)
 
@@ -180,12 +180,12 @@ def _packs(model: LensModel, plain: PlainPass) -> bool:
     a, b, c, d = plain.tokens[0].tolist()
     (pack,) = packs(model, [(b, c, d), (b, d, a)], token_budget=8, n_before=1)
     with model.hooks(fwd_hooks=[lens.no_logits(model)]):
-        _, cache = lens.forward_with_cache(model, plain.tokens[:, :1], plain.mask[:, :1], None)
+        _, cache = caches.forward_with_cache(model, plain.tokens[:, :1], plain.mask[:, :1], None)
     mask = torch.nn.functional.pad(pack.mask, (1, 0))
-    logits, cache = lens.forward_with_cache(model, pack.tokens, mask, cache, pack.positions)
+    logits, cache = caches.forward_with_cache(model, pack.tokens, mask, cache, pack.positions)
     path = pack.paths[pack.indices.index(0)]
     places = torch.tensor([[0, path[0] + 1, path[1] + 1]], device=plain.tokens.device)
-    alone = lens.cache_places(cache, torch.zeros_like(places[:, 0]), places)
-    last, _ = lens.forward_with_cache(model, plain.tokens[:, 3:], plain.mask, alone)
+    alone = caches.select_places(cache, torch.zeros_like(places[:, 0]), places)
+    last, _ = caches.forward_with_cache(model, plain.tokens[:, 3:], plain.mask, alone)
     tolerance = torch.finfo(logits.dtype).eps ** 0.5
     return plain.gives(logits[0, list(path)], [1, 2, 3], tolerance) and plain.gives(last[0], [3], tolerance)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lofit_lens import lens
+from lofit_lens import caches, lens
 from lofit_lens.batches import (
     TOKEN_BUDGET,
     Answers,
@@ -178,7 +178,7 @@ def _read_cached(model: LensModel, running: _Running) -> tuple[list[int], Prefix
     is_first = running.prefix.cache is None
     layout = left_padded([len(ids) for ids in unread], width) if is_first else behind_prompts(len(unread), width)
     with laid_out(layout), model.hooks(fwd_hooks=[lens.last_position_only(model)]):
-        logits, cache = lens.forward_with_cache(model, tokens, mask, running.prefix.cache)
+        logits, cache = caches.forward_with_cache(model, tokens, mask, running.prefix.cache)
     chosen = _likeliest(logits[:, -1])
     return chosen, Prefix(tuple((token,) for token in chosen), mask, cache)
 

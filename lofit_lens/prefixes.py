@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lofit_lens import lens
+from lofit_lens import caches, lens
 from lofit_lens.batches import by_length, padded
 from lofit_lens.layout import positions_matter
 from lofit_lens.lens import LensModel
@@ -49,7 +49,7 @@ class Prefix:
         """Some of the prompts, a prompt as often as it is named, with keys and values of their own."""
         unread = tuple(self.unread[row] for row in rows)
         index = torch.tensor(rows, device=self.mask.device)
-        cache = None if self.cache is None else lens.cache_rows(self.cache, index)
+        cache = None if self.cache is None else caches.select_rows(self.cache, index)
         return Prefix(unread, self.mask[index], cache)
 
     @property
@@ -61,13 +61,13 @@ class Prefix:
         """The prompts of both, padded on the left to one length."""
         width = max(self.n_read, other.n_read)
         masks = [torch.nn.functional.pad(part.mask, (width - part.n_read, 0)) for part in (self, other)]
-        joined = Prefix(self.unread + other.unread, torch.cat(masks), lens.join_caches(self.cache, other.cache))
+        joined = Prefix(self.unread + other.unread, torch.cat(masks), caches.join(self.cache, other.cache))
         return joined._without_shared_padding()
 
     def _without_shared_padding(self) -> "Prefix":
         """The same, less the places on the left that are padding in every row: prompts that come and go would pile them up."""
         start = int(self.mask.any(0).int().argmax())
-        return Prefix(self.unread, self.mask[:, start:], lens.cache_from(self.cache, start)) if start else self
+        return Prefix(self.unread, self.mask[:, start:], caches.drop_first(self.cache, start)) if start else self
 
     @torch.no_grad()
     def read_on(self, model: LensModel) -> "Prefix":
@@ -77,7 +77,7 @@ class Prefix:
         tokens, new_mask = padded(model, [ids[:-1] for ids in self.unread], side="left")
         mask = torch.cat([self.mask, new_mask], dim=-1)
         with model.hooks(fwd_hooks=[lens.no_logits(model)]):
-            _, cache = lens.forward_with_cache(model, tokens, mask, self.cache)
+            _, cache = caches.forward_with_cache(model, tokens, mask, self.cache)
         return Prefix(tuple(ids[-1:] for ids in self.unread), mask, cache)
 
 
@@ -151,7 +151,7 @@ def read_pack(model: LensModel, root: Prefix, pack: Pack) -> tuple[Tensor, Any]:
     """The logits of a pack behind a root, and the KV cache of both, under whatever is attached."""
     n_rows = pack.tokens.shape[0]
     mask = torch.nn.functional.pad(pack.mask, (root.n_read, 0))
-    return lens.forward_with_cache(model, pack.tokens, mask, root.select([0] * n_rows).cache, pack.positions)
+    return caches.forward_with_cache(model, pack.tokens, mask, root.select([0] * n_rows).cache, pack.positions)
 
 
 def unpack(
@@ -184,7 +184,7 @@ def unpack(
         places[row, start:] = torch.tensor([*range(root.n_read), *(root.n_read + step for step in own)], dtype=torch.long)
         mask[row, start:] = 1
     rows = torch.tensor([pack.rows[member] for member in members])
-    chosen = lens.cache_places(cache, rows.to(device), places.to(device))
+    chosen = caches.select_places(cache, rows.to(device), places.to(device))
     return Prefix(tuple(map(tuple, unread)), mask.to(device), chosen)
 
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lofit_lens import lens
+from lofit_lens import caches, lens
 from lofit_lens.batches import TOKEN_BUDGET, Answers, Batch, TokenSequence, by_length, collate, encode, refuse_one_string
 from lofit_lens.frozen import Resumption
 from lofit_lens.interventions import Intervention, attached, prompted
@@ -72,7 +72,7 @@ def answer_logits(
             logits = lens.plain_forward(model, batch.tokens, batch.attention_mask)
         else:
             mask = torch.cat([prefix.mask, batch.attention_mask], dim=-1)
-            logits, _ = lens.forward_with_cache(model, batch.tokens, mask, prefix.cache)
+            logits, _ = caches.forward_with_cache(model, batch.tokens, mask, prefix.cache)
     return logits.squeeze(0).float()
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import lofit_lens as ll
-from lofit_lens import lens, models
+from lofit_lens import caches, lens, models
 from lofit_lens.activations import last_token_z
 from lofit_lens.batches import collate, encode, encode_prompt
 from lofit_lens.examination import ModelInfo
@@ -332,7 +332,7 @@ def test_rows_that_meet_shed_the_padding_that_others_have_left(model):
     assert joined.n_read == max(len(short), len(other)) - 1
     tokens = torch.tensor(joined.unread)
     mask = torch.cat([joined.mask, torch.ones_like(tokens)], dim=-1)
-    logits, _ = lens.forward_with_cache(model, tokens, mask, joined.cache)
+    logits, _ = caches.forward_with_cache(model, tokens, mask, joined.cache)
     for row, prompt in enumerate((short, other)):
         assert torch.allclose(logits[row, -1], model(torch.tensor([prompt]))[0, -1], atol=1e-4)
 

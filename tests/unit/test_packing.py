@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lofit_lens import lens, packing
+from lofit_lens import caches, packing
 from lofit_lens.packing import packs, shared_length, widest_row
 
 
@@ -93,7 +93,7 @@ def test_packed_logits_are_those_of_each_sequence_alone(llama, token_budget):
     done = 0
     with torch.no_grad():
         for pack in packs(llama, sequences, token_budget=token_budget):
-            logits, _ = lens.forward_with_cache(llama, pack.tokens, pack.mask, None, pack.positions)
+            logits, _ = caches.forward_with_cache(llama, pack.tokens, pack.mask, None, pack.positions)
             for i, row, path in zip(pack.indices, pack.rows, pack.paths, strict=True):
                 alone = llama(torch.tensor([sequences[i]]))[0]
                 torch.testing.assert_close(logits[row, list(path)], alone, atol=2e-5, rtol=0)
