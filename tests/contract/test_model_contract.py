@@ -303,8 +303,9 @@ def test_generation_does_not_depend_on_the_batch(model, short_cuts, monkeypatch)
     with model.hooks(fwd_hooks=[look]):
         # A prompt at a time comes in, and those whose answers have not ended go on together.
         assert ll.generate(model, prompts, max_new_tokens=12, token_budget=60) == alone
-    # Without a cache, no token is ever read alone.
-    assert max(rows) > min(rows) if info.can_share_prefix else not rows
+    # Without a cache only a prompt of one token is ever read alone.
+    n_alone = sum(len(encode_prompt(model, prompt)) == 1 for prompt in prompts)
+    assert max(rows) > min(rows) if info.can_share_prefix else sum(rows) <= n_alone
 
 
 @pytest.mark.parametrize("short_cuts", SHORT_CUTS)
