@@ -305,7 +305,7 @@ def test_generation_does_not_depend_on_the_batch(model, short_cuts, monkeypatch)
         assert ll.generate(model, prompts, max_new_tokens=12, token_budget=60) == alone
     # Without a cache only a prompt of one token is ever read alone.
     n_alone = sum(len(encode_prompt(model, prompt)) == 1 for prompt in prompts)
-    assert max(rows) > min(rows) if info.can_share_prefix else sum(rows) <= n_alone
+    assert max(rows) > min(rows) if info.can_share_prefix else max(rows, default=0) <= n_alone
 
 
 @pytest.mark.parametrize("short_cuts", SHORT_CUTS)
