@@ -6,7 +6,7 @@ import torch
 from lofit_lens import attached, scoring, side_effects
 from lofit_lens.batches import encode_prompt
 from lofit_lens.heads import Head
-from lofit_lens.interventions import HeadIntervention
+from lofit_lens.interventions import HeadIntervention, PromptIntervention
 from lofit_lens.side_effects import SideEffects
 from lofit_lens.tasks import Example, texts_of
 
@@ -50,6 +50,45 @@ def test_no_edit_costs_nothing(llama):
     result = side_effects(llama, 0.0 * EDIT, TEXTS)
     assert result.cross_entropy == result.base_cross_entropy
     assert result.kl == (0.0, 0.0, 0.0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prepends_bos", [True, False])
+def test_text_in_front_is_read_and_not_predicted(llama, monkeypatch, prepends_bos):
+    monkeypatch.setattr(llama.cfg, "default_prepend_bos", prepends_bos)
+    shots = "Q: 1 and 1? A: 2\n\n"
+    result = side_effects(llama, PromptIntervention(shots), TEXTS)
+    for i, text in enumerate(TEXTS):
+        ids, shown = encode_prompt(llama, text), encode_prompt(llama, shots)
+        n = len(ids) - 1
+        base = llama(torch.tensor([ids]))[0, :-1].double().log_softmax(-1)
+        behind = llama(torch.tensor([shown + (ids[1:] if prepends_bos else ids)]))[0, -n - 1 : -1].double().log_softmax(-1)
+        targets = torch.tensor(ids[1:])
+        # Float32 logits of size 1 to 10 on our side.
+        assert result.n_tokens[i] == n
+        assert result.base_cross_entropy[i] == pytest.approx(-base[range(n), targets].mean().item(), rel=1e-4)
+        assert result.cross_entropy[i] == pytest.approx(-behind[range(n), targets].mean().item(), rel=1e-4)
+        kl = (base.exp() * (base - behind)).sum(-1).mean().item()
+        assert kl > 1e-4
+        assert result.kl[i] == pytest.approx(kl, rel=1e-3, abs=1e-6)
+
+
+def test_no_text_in_front_costs_nothing(llama):
+    result = side_effects(llama, PromptIntervention(""), TEXTS)
+    assert result.cross_entropy == result.base_cross_entropy
+    assert result.kl == (0.0, 0.0, 0.0)
+
+
+def test_text_in_front_that_fills_the_context_is_refused(llama):
+    assert side_effects(llama, PromptIntervention("x" * (llama.cfg.n_ctx - 3)), ["A whole text."]).n_tokens == (1,)
+    with pytest.raises(ValueError, match="the edit's text has 255 tokens, and the model's context of 256 leaves no room"):
+        side_effects(llama, PromptIntervention("x" * (llama.cfg.n_ctx - 2)), ["A whole text."])
+
+
+def test_an_edit_that_has_diverged_has_no_cost(llama):
+    edit = HeadIntervention((Head(0, 1),), offset=torch.full((1, 16), torch.nan))
+    with pytest.raises(ArithmeticError, match=r"not finite for 3 of 3 texts; the edit has diverged: fit it again"):
+        side_effects(llama, edit, TEXTS)
 
 
 def test_tables():
