@@ -1,10 +1,12 @@
 """Any task of lm-evaluation-harness (Gao et al.), on the model under an edit: MMLU, for one.
 
 The harness runs the wrapped Hugging Face model itself (`HFLM`) while our hooks are attached to it, so its prompts, few-shot
-examples and metrics are its own. It needs the extra `lofit-lens[lm-eval]`; most of its tasks download their data.
+examples and metrics are its own; the text of a prompt edit goes in front of the contexts that it makes. It needs the extra
+`lofit-lens[lm-eval]`; most of its tasks download their data.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pandas as pd
 
 from lofit_lens import lens
 from lofit_lens.batches import refuse_one_string
-from lofit_lens.interventions import Intervention, attached
+from lofit_lens.interventions import Intervention, PromptIntervention, attached, prompted
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
 
@@ -35,7 +37,8 @@ def evaluate_with_harness(
     Args:
         model: a TransformerBridge with raw weights (the harness runs the model that it wraps).
         tasks: names of the harness's tasks or groups ("mmlu"), or task configurations as dicts.
-        intervention: edit to apply, or None for the base model.
+        intervention: edit to apply, or None for the base model. A prompt edit's text comes before all else, the harness's own
+            few-shot examples included.
         n_shots: few-shot examples; None is each task's own number.
         limit: the first examples of each task only.
         batch_size: examples that go through the model at once.
@@ -46,7 +49,8 @@ def evaluate_with_harness(
 
     Raises:
         ImportError: the extra is not installed.
-        ValueError: the model is not a Bridge, the edit depends on positions, or the harness does not know a task.
+        ValueError: the model is not a Bridge, the edit depends on positions, the harness does not know a task, or a task scores
+            whole texts and the edit is one of prompts.
     """
     check_model(model)
     if intervention is not None and not intervention.position_free:
@@ -74,10 +78,34 @@ def evaluate_with_harness(
         # The harness would else ask the tokenizer, whatever the model was trained with.
         add_bos_token=bool(model.cfg.default_prepend_bos),
     )
+    if isinstance(intervention, PromptIntervention):
+        _put_in_front(wrapped, intervention)
     with attached(model, intervention):
         settings = {"limit": limit, "task_manager": manager, "bootstrap_iters": BOOTSTRAP_RESAMPLES}
         found = harness.simple_evaluate(wrapped, tasks=list(tasks), num_fewshot=n_shots, **settings)
     return _to_frame(found)
+
+
+def _put_in_front(wrapped: Any, intervention: PromptIntervention) -> None:
+    """Let every context that the harness asks this wrapper about have the edit's text in front."""
+
+    def behind_text(answer: Callable[..., Any]) -> Callable[..., Any]:
+        def run(requests: Sequence[Any], **settings: Any) -> Any:
+            contexts = prompted(intervention, [request.args[0] for request in requests])
+            pairs = zip(requests, contexts, strict=True)
+            return answer([replace(request, arguments=(context, *request.args[1:])) for request, context in pairs], **settings)
+
+        return run
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ValueError(
+            "a task that scores whole texts (loglikelihood_rolling) has no prompts for this edit's text to go in front of; "
+            "leave the task out, or measure what the edit costs on texts with side_effects"
+        )
+
+    wrapped.loglikelihood = behind_text(wrapped.loglikelihood)
+    wrapped.generate_until = behind_text(wrapped.generate_until)
+    wrapped.loglikelihood_rolling = refuse
 
 
 def _to_frame(found: Mapping[str, Any]) -> pd.DataFrame:

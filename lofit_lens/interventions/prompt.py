@@ -14,7 +14,7 @@ KIND = "prompt"
 
 @dataclass(frozen=True)
 class PromptIntervention:
-    """Text that `evaluate`, `answer_logprobs` and `generate` put in front of every prompt. The model itself stays as it is.
+    """Text that whatever takes prompts and an intervention puts in front of every prompt. The model itself stays as it is.
 
     Args:
         text: with whatever stands between it and a prompt.

@@ -8,6 +8,7 @@ import torch
 import lofit_lens as ll
 from lofit_lens.harness import evaluate_with_harness
 from lofit_lens.heads import Head
+from lofit_lens.interventions import PromptIntervention
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 
@@ -41,7 +42,9 @@ metric_list:
     return tmp_path
 
 
-@pytest.mark.parametrize("edit", [None, EDIT], ids=["base", "edited"])
+@pytest.mark.parametrize(
+    "edit", [None, EDIT, PromptIntervention("Q: What is 1 and 1?\nA: 2\n\n")], ids=["base", "edited", "few-shot"]
+)
 def test_its_accuracy_is_ours(llama, task_folder, edit, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(task_folder / "cache"))
     frame = evaluate_with_harness(llama, ["local_sums"], edit, task_folder=task_folder)
@@ -63,6 +66,44 @@ def test_the_edit_is_gone_afterwards_and_matters(llama, task_folder):
     assert not torch.equal(before, ll.answer_logprobs(llama, ["Q:"], [" a"], EDIT))
     evaluate_with_harness(llama, ["local_sums"], EDIT, task_folder=task_folder, limit=2)
     assert torch.equal(before, ll.answer_logprobs(llama, ["Q:"], [" a"]))
+
+
+def open_task(folder, output_type: str) -> str:
+    (folder / "open.yaml").write_text(
+        f"""
+task: local_{output_type}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {folder / "sums.jsonl"}
+test_split: test
+output_type: {output_type}
+doc_to_text: "Q: {{{{question}}}}\\nA:"
+doc_to_target: "{{{{choices[0]}}}}"
+generation_kwargs:
+  until: ["\\n"]
+  max_gen_toks: 3
+metric_list:
+  - metric: {"exact_match" if output_type == "generate_until" else "word_perplexity"}
+""",
+        encoding="utf-8",
+    )
+    return f"local_{output_type}"
+
+
+def test_text_in_front_is_in_every_prompt_that_is_answered_freely(llama, task_folder):
+    shots, read = "Q: What is 1 and 1?\nA: 2\n\n", []
+    task = open_task(task_folder, "generate_until")
+    with llama.hooks(fwd_hooks=[("embed.hook_in", lambda tokens, hook: read.extend(tokens.tolist()))]):
+        evaluate_with_harness(llama, [task], PromptIntervention(shots), task_folder=task_folder, limit=1)
+    prompt = f"{shots}Q: {QUESTIONS[0]['question']}\nA:"
+    assert llama.tokenizer.decode(read[0], skip_special_tokens=True) == prompt
+
+
+def test_text_cannot_be_put_in_front_of_whole_texts(llama, task_folder):
+    task = open_task(task_folder, "loglikelihood_rolling")
+    with pytest.raises(ValueError, match="has no prompts for this edit's text to go in front of; leave the task out"):
+        evaluate_with_harness(llama, [task], PromptIntervention("a"), task_folder=task_folder, limit=1)
 
 
 def test_an_unknown_task_is_refused(llama):
