@@ -3,7 +3,8 @@
 ITI (Li et al. 2023, section 3.1) reads `z` at the last token of `prompt + answer`. Texts are packed, so that a question is run
 once under all its answers (see `packing`); nothing is unembedded, and the last block's MLP does not run. With a folder the
 result stays on disk: the same texts and model are read back from there, and memory holds what is looked at. The same model is
-one with the same weights to the last bit; all of them are read to tell, which takes a second for a gigabyte or two.
+one with the same configuration, and the same weights to the last bit; all of them are read to tell, which takes a second for a
+gigabyte or two.
 """
 
 import hashlib
@@ -50,8 +51,8 @@ def last_token_z(
         Layers without attention are NaN.
 
     Raises:
-        ValueError: the model or a pair cannot be used, there are none, or the model has hooks and a folder is given; before
-            anything is run.
+        ValueError: the model or a pair cannot be used, there are none, or a folder is given and the model has hooks or LoRA
+            layers; before anything is run.
     """
     info = check_model(model)
     texts = _tokenised(model, prompts, answers, names)
@@ -69,11 +70,7 @@ def last_token_z(
         z = torch.full(shape, torch.nan)
         fill(z)
         return z
-    if lens.is_hooked(model):
-        raise ValueError(
-            "the model has hooks, such as an edit's, and no file's name can tell what they do to activations; collect without "
-            "folder=..., or take the hooks off"
-        )
+    _refuse_edited(model)
     path = Path(folder) / f"z-{_key(model, texts)}.float32"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,8 +119,22 @@ def _mapped(path: Path, shape: tuple[int, ...], *, shared: bool) -> Tensor:
     return torch.from_file(str(path), shared=shared, size=size, dtype=torch.float32).reshape(shape)
 
 
+def _refuse_edited(model: LensModel) -> None:
+    """Refuse a model that is not what its configuration and weights say."""
+    found = "hooks, such as an edit's" if lens.is_hooked(model) else None
+    # What its factors are multiplied by is no weight.
+    if any(type(module).__module__.startswith("peft.") for module in lens.modules(model)):
+        found = "LoRA layers"
+    if found:
+        raise ValueError(
+            f"the model has {found}, and no file's name can tell what they do to activations; collect without folder=..., or "
+            "take them off"
+        )
+
+
 def _key(model: LensModel, texts: list[tuple[int, ...]]) -> str:
-    digest = hashlib.sha256(json.dumps(texts).encode())
+    # Values that JSON does not know, such as a dtype, are left out: what they print may differ from run to run.
+    digest = hashlib.sha256(json.dumps([texts, lens.configuration(model)], default=lambda _: None).encode())
     for weight in lens.weights(model):
         digest.update(f"{weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().data)

@@ -126,11 +126,24 @@ def _last_mlp_is_watched(model: LensModel) -> bool:
     last = f"blocks.{model.cfg.n_layers - 1}"
     from_there_on = tuple(f"{last}.{part}" for part in ("mlp", "ln2", "hook_mlp", "hook_out", "hook_resid_post"))
     from_there_on += ("ln_final", "unembed", "hook_unembed")
-    return is_hooked(model, from_there_on)
+    return _hook_points_in_use(model, from_there_on)
 
 
-def is_hooked(model: LensModel, parts: tuple[str, ...] = ("",)) -> bool:
-    """Whether a hook of somebody's is at a hook point whose name starts with one of these; without them, at any."""
+def is_hooked(model: LensModel) -> bool:
+    """Whether a hook of somebody's is at work in a forward pass: at a hook point, or PyTorch's own on another module."""
+    hooks = [
+        hook
+        for module in modules(model)
+        if not hasattr(module, "fwd_hooks")
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    ]
+    # A Bridge puts some of its own on norms and MLPs when it first runs.
+    foreign = any(not str(getattr(hook, "__module__", "")).startswith("transformer_lens.") for hook in hooks)
+    return foreign or _hook_points_in_use(model, ("",))
+
+
+def _hook_points_in_use(model: LensModel, parts: tuple[str, ...]) -> bool:
+    """Whether a hook of somebody's is at a hook point whose name starts with one of these."""
     return any(point.fwd_hooks or point.bwd_hooks for name, point in model.hook_dict.items() if name.startswith(parts))
 
 
@@ -179,10 +192,21 @@ def attention_window(model: LensModel) -> int | None:
     return min((size for name in names if (size := getattr(config, name, None)) is not None), default=None)
 
 
+def modules(model: LensModel) -> list[nn.Module]:
+    """Every module of the model, a Bridge's own and those of the model that it wraps."""
+    roots: list[nn.Module] = [model, model.original_model] if is_bridge(model) else [model]  # pyright: ignore[reportAssignmentType]
+    return list({id(module): module for root in roots for module in nn.Module.modules(root)}.values())
+
+
 def weights(model: LensModel) -> list[nn.Parameter]:
     """Every weight of the model; a Bridge holds some of its own beside the wrapped model's (GPT-2's split queries, say)."""
-    modules: list[nn.Module] = [model, model.original_model] if is_bridge(model) else [model]  # pyright: ignore[reportAssignmentType]
-    return list({id(weight): weight for module in modules for weight in nn.Module.parameters(module)}.values())
+    own = (weight for module in modules(model) for weight in nn.Module.parameters(module, recurse=False))
+    return list({id(weight): weight for weight in own}.values())
+
+
+def configuration(model: LensModel) -> dict[str, Any]:
+    """What the model's layers go by besides their weights: the wrapped Hugging Face model's configuration, or `cfg`."""
+    return (model.original_model.config if is_bridge(model) else model.cfg).to_dict()
 
 
 def model_device(model: LensModel) -> torch.device:

@@ -4,28 +4,29 @@ import pytest
 import torch
 
 import lofit_lens as ll
-from lofit_lens import activations, lens
+from lofit_lens import activations, lens, tiny
 from lofit_lens.activations import last_token_residual, last_token_z
 from lofit_lens.tasks import Example
 
 PROMPTS, ANSWERS = ["Q: who? A:", "Q: who? A:", "Q: when? A:"], [" Bo", " nobody", " now"]
 
 
-def passes(model, run) -> int:
-    """How often block 0 runs."""
+def passes(run) -> int:
+    """How many packs go through the model."""
     seen = []
-    watcher = model.blocks[0].register_forward_pre_hook(lambda *_: seen.append(1))
-    run()
-    watcher.remove()
+    pass_through = activations.read_pack
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(activations, "read_pack", lambda *given: seen.append(1) or pass_through(*given))
+        run()
     return len(seen)
 
 
 def test_on_disk_it_is_the_same_and_taken_again(llama, tmp_path):
     in_memory = last_token_z(llama, PROMPTS, ANSWERS)
     assert torch.equal(last_token_z(llama, PROMPTS, ANSWERS, folder=tmp_path), in_memory)
-    assert passes(llama, lambda: last_token_z(llama, PROMPTS, ANSWERS, folder=tmp_path)) == 0
+    assert passes(lambda: last_token_z(llama, PROMPTS, ANSWERS, folder=tmp_path)) == 0
     assert torch.equal(last_token_z(llama, PROMPTS, ANSWERS, folder=tmp_path), in_memory)
-    assert passes(llama, lambda: last_token_z(llama, PROMPTS, ANSWERS[::-1], folder=tmp_path)) == 1
+    assert passes(lambda: last_token_z(llama, PROMPTS, ANSWERS[::-1], folder=tmp_path)) == 1
     other = ll.tiny_model("llama", seed=1)
     assert not torch.equal(last_token_z(other, PROMPTS, ANSWERS, folder=tmp_path), in_memory)
     assert len(list(tmp_path.iterdir())) == 3
@@ -51,8 +52,36 @@ def test_a_model_under_an_edit_is_not_taken_for_the_bare_one(llama, toy_task, tm
             last_token_z(llama, PROMPTS, ANSWERS, folder=tmp_path)
     task = toy_task({"train": [Example("Q: who? A:", " Bo")]})
     with ll.attached(llama, ll.methods.LoRA(learning_rate=0.1).fit(llama, task).intervention):
-        edited = last_token_z(llama, PROMPTS, ANSWERS)
-        assert torch.equal(last_token_z(llama, PROMPTS, ANSWERS, folder=tmp_path), edited)
+        assert last_token_z(llama, PROMPTS, ANSWERS).isfinite().all()
+        # Two edits of the same factors may differ in alpha alone, which is no weight.
+        with pytest.raises(ValueError, match=r"the model has LoRA layers.*collect without folder"):
+            last_token_z(llama, PROMPTS, ANSWERS, folder=tmp_path)
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_hook_of_pytorch_is_not_overlooked(tmp_path, register):
+    hooked = ll.tiny_model("llama")
+    handle = getattr(hooked.original_model.model.layers[0].mlp, register)(lambda *_: None)
+    with pytest.raises(ValueError, match=r"the model has hooks.*or take them off"):
+        last_token_z(hooked, PROMPTS, ANSWERS, folder=tmp_path)
+    handle.remove()
+    assert torch.equal(last_token_z(hooked, PROMPTS, ANSWERS, folder=tmp_path), last_token_z(hooked, PROMPTS, ANSWERS))
+
+
+def test_hooks_that_a_model_puts_on_its_own_parts_are_not_somebodys(model):
+    last_token_z(model, PROMPTS, ANSWERS)
+    assert not lens.is_hooked(model)
+
+
+def test_a_model_of_another_configuration_has_a_file_of_its_own(tmp_path, monkeypatch):
+    found = []
+    for window in (8, 100):
+        model_type, settings = tiny._SETTINGS["mistral"]
+        monkeypatch.setitem(tiny._SETTINGS, "mistral", (model_type, {**settings, "sliding_window": window}))
+        sighted = ll.tiny_model("mistral")
+        found.append(last_token_z(sighted, PROMPTS, ANSWERS, folder=tmp_path))
+        assert torch.equal(found[-1], last_token_z(sighted, PROMPTS, ANSWERS))
+    assert not torch.equal(*found)
 
 
 def test_what_is_read_back_can_be_changed_without_spoiling_the_file(llama, tmp_path):
