@@ -37,8 +37,7 @@ def evaluate_with_harness(
     Args:
         model: a TransformerBridge with raw weights (the harness runs the model that it wraps).
         tasks: names of the harness's tasks or groups ("mmlu"), or task configurations as dicts.
-        intervention: edit to apply, or None for the base model. A prompt edit's text comes before all else, the harness's own
-            few-shot examples included.
+        intervention: edit to apply, or None for the base model; a prompt edit's text comes before the harness's examples.
         n_shots: few-shot examples; None is each task's own number.
         limit: the first examples of each task only.
         batch_size: examples that go through the model at once.
@@ -78,16 +77,17 @@ def evaluate_with_harness(
         # The harness would else ask the tokenizer, whatever the model was trained with.
         add_bos_token=bool(model.cfg.default_prepend_bos),
     )
-    if isinstance(intervention, PromptIntervention):
-        _put_in_front(wrapped, intervention)
+    _put_in_front(wrapped, intervention)
     with attached(model, intervention):
         settings = {"limit": limit, "task_manager": manager, "bootstrap_iters": BOOTSTRAP_RESAMPLES}
         found = harness.simple_evaluate(wrapped, tasks=list(tasks), num_fewshot=n_shots, **settings)
     return _to_frame(found)
 
 
-def _put_in_front(wrapped: Any, intervention: PromptIntervention) -> None:
-    """Let every context that the harness asks this wrapper about have the edit's text in front."""
+def _put_in_front(wrapped: Any, intervention: Intervention | None) -> None:
+    """Let every context that the harness asks this wrapper about have a prompt edit's text in front."""
+    if not isinstance(intervention, PromptIntervention):
+        return
 
     def behind_text(answer: Callable[..., Any]) -> Callable[..., Any]:
         def run(requests: Sequence[Any], **settings: Any) -> Any:
