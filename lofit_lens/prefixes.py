@@ -92,6 +92,8 @@ def unread_prefix(model: LensModel, prompts: Sequence[tuple[int, ...]]) -> Prefi
 
 def shared_root(model: LensModel, prompts: Sequence[tuple[int, ...]]) -> Prefix:
     """One row in which all has been read that the prompts begin with, if that is worth a pass; nothing of it is unread."""
+    if positions_matter():
+        logger.info("this edit depends on positions, so nothing is read ahead or packed: equal results, more time")
     shared = _shared_beginning(prompts) if _reads_ahead(model) else ()
     if not shared:
         return unread_prefix(model, [()])

@@ -2,11 +2,12 @@
 
 import dataclasses
 import gc
+import logging
 
 import pytest
 import torch
 
-from lofit_lens import answer_logprobs, batches, models, scoring
+from lofit_lens import Head, HeadIntervention, answer_logprobs, batches, generate, models, scoring
 from lofit_lens.batches import encode
 
 #: With every short cut, padded batches behind shared prompts, and plain passes.
@@ -67,6 +68,18 @@ def test_logits_do_not_outlive_their_pass(llama, monkeypatch, short_cuts):
         answer_logprobs(llama, prompts, [" yes"] * 6, token_budget=150)
     assert len(alive) > 2
     assert set(alive) == {alive[0]}
+
+
+@pytest.mark.parametrize("positions", ["all", "generated", "published"])
+def test_it_is_said_once_a_call_that_nothing_is_shared_under_an_edit_of_some_positions(llama, caplog, positions):
+    caplog.set_level(logging.INFO, "lofit_lens")
+    edit = HeadIntervention((Head(0, 1),), offset=torch.ones(1, 16), positions=positions)
+    for calls, call in enumerate(
+        (lambda: answer_logprobs(llama, ["a", "b"], ["c", "d"], edit), lambda: generate(llama, ["a"], edit)), 1
+    ):
+        call()
+        wanted = 0 if positions == "all" else calls
+        assert caplog.text.count("this edit depends on positions, so nothing is read ahead or packed") == wanted
 
 
 def test_a_prompt_is_tokenised_once_for_all_its_answers(llama, monkeypatch):
