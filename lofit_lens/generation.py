@@ -60,10 +60,15 @@ class _Running:
 
 def generated_text(model: LensModel, ids: Sequence[int], stop: Sequence[str]) -> str:
     """The text of generated tokens, up to the first end-of-sequence token (`lens.end_tokens`) and the first stop string."""
-    ends = lens.end_tokens(model)
-    text = model.tokenizer.decode(list(takewhile(lambda token: token not in ends, ids)), skip_special_tokens=True)
+    text = _decoded(model, ids)
     cuts = [text.find(mark) for mark in stop if mark in text]
     return text[: min(cuts)] if cuts else text
+
+
+def _decoded(model: LensModel, ids: Sequence[int]) -> str:
+    """The text that stop strings are looked for in: up to the first end-of-sequence token, without special tokens."""
+    ends = lens.end_tokens(model)
+    return model.tokenizer.decode(list(takewhile(lambda token: token not in ends, ids)), skip_special_tokens=True)
 
 
 def generate(
@@ -85,7 +90,7 @@ def generate(
         prompts: the texts to continue.
         intervention: edit to apply, or None for the base model.
         max_new_tokens: the most that is generated.
-        stop: strings at which an answer ends.
+        stop: strings at which an answer ends; of ordinary text, as special tokens are not looked at.
         token_budget: padded tokens that go through the model at once.
 
     Raises:
@@ -133,7 +138,7 @@ def greedy_answers(
     def has_ended(answer: Sequence[int]) -> bool:
         if len(answer) >= max_new_tokens or answer[-1] in ends:
             return True
-        return bool(stop) and any(mark in model.tokenizer.decode(answer) for mark in stop)
+        return bool(stop) and any(mark in _decoded(model, answer) for mark in stop)
 
     running: _Running | None = None
     for right, others in _guesses(model, sequences, max_new_tokens, has_ended, token_budget):

@@ -26,6 +26,27 @@ def test_a_stop_string_cuts_what_would_have_been_generated(speaker):
     assert generate(speaker, ["tell me"], max_new_tokens=12, stop=[mark]) == [whole[: whole.index(mark)]]
 
 
+def test_a_stop_string_ends_an_answer_where_it_cuts_its_text(llama):
+    """Special tokens are not in the text: they are no stop string, and may stand in the middle of one."""
+    check_model(llama)  # before it says what it is told to
+    tokenizer = llama.tokenizer
+    a, b = (tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "ab")
+    pad = tokenizer.pad_token_id
+    after = {a: pad, pad: b, b: a}
+    read = []
+
+    def say(logits, hook):
+        said = torch.full_like(logits, -1.0)
+        said[..., [after.get(token, a) for token in read[-1][-logits.shape[1] :]]] = 1.0
+        return said
+
+    script = [("embed.hook_in", lambda tokens, hook: read.append(tokens[0].tolist())), ("unembed.hook_out", say)]
+    with llama.hooks(fwd_hooks=script):
+        assert generate(llama, ["?"], max_new_tokens=6, stop=[tokenizer.pad_token]) == ["abab"]
+        (answer,) = greedy_answers(llama, [TokenSequence(encode_prompt(llama, "?"), (pad,))], 6, ["ab"], token_budget=256)
+    assert answer.ids == (a, pad, b)
+
+
 def test_a_guess_is_taken_as_far_as_it_holds(speaker):
     prompt = encode_prompt(speaker, "tell me")
     said = greedy(speaker, [TokenSequence(prompt, (0,))], 6)[0].ids
