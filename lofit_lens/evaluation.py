@@ -29,10 +29,13 @@ from lofit_lens.models import check_model
 from lofit_lens.objectives import preference_sequences
 from lofit_lens.progress import progress
 from lofit_lens.scoring import sequence_logprobs
-from lofit_lens.statistics import mean_interval
+from lofit_lens.statistics import mean_interval, success_interval
 from lofit_lens.tasks.base import METRICS, SPLITS, Example, Metric, Split, Task, names_of, non_empty
 
 logger = logging.getLogger(__name__)
+
+#: Metrics whose scores are successes and failures; a judge may give half points too.
+SUCCESS_RATES = ("exact_match", "mc1", "judge")
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,9 @@ class Evaluation:
         return sum(scores) / len(scores)
 
     def interval(self, metric: str | None = None) -> tuple[float, float]:
-        """95 % interval of the mean: Wilson's where scores are 0 or 1, else a BCa bootstrap over examples (seeded)."""
-        return mean_interval(self.scores[metric or self.metric])
+        """95 % interval of the mean: Wilson's for a success rate, else a BCa bootstrap over examples (seeded)."""
+        metric = metric or self.metric
+        return (success_interval if metric in SUCCESS_RATES else mean_interval)(self.scores[metric])
 
     def to_frame(self) -> pd.DataFrame:
         """One row per example: its score in each metric, and the answer's text if there is one."""

@@ -1,4 +1,4 @@
-"""Intervals of means over examples."""
+"""Intervals of means over examples: of success rates, and of any other quantity."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,15 +9,20 @@ CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 2000
 
 
+def success_interval(outcomes: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of a success rate: Wilson's; `mean_interval` where some outcomes are neither 0 nor 1 (a judge's, say)."""
+    if not set(outcomes) <= {0.0, 1.0}:
+        return mean_interval(outcomes)
+    successes = stats.binomtest(int(sum(outcomes)), len(outcomes))
+    low, high = successes.proportion_ci(CONFIDENCE, method="wilson")
+    return float(low), float(high)
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of a mean: Wilson's where all values are 0 or 1, else a BCa bootstrap over the values (seeded).
+    """95 % interval of a mean: a BCa bootstrap over the values (seeded).
 
     With one value, or where all are the same, there is no spread to resample: the interval is that value.
     """
-    if set(values) <= {0.0, 1.0}:
-        successes = stats.binomtest(int(sum(values)), len(values))
-        low, high = successes.proportion_ci(CONFIDENCE, method="wilson")
-        return float(low), float(high)
     if max(values) - min(values) < 1e-9:  # BCa divides by the spread
         return min(values), max(values)
     resampled = stats.bootstrap(

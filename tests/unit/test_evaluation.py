@@ -168,7 +168,8 @@ def evaluation_of(*scores: float) -> Evaluation:
 
 @pytest.mark.parametrize(("successes", "n"), [(3, 10), (0, 5), (5, 5), (1, 1), (211, 409)])
 def test_the_interval_of_a_share_is_wilsons(successes, n):
-    low, high = evaluation_of(*([1.0] * successes + [0.0] * (n - successes))).interval()
+    outcomes = (1.0,) * successes + (0.0,) * (n - successes)
+    low, high = Evaluation("toy", "test", "mc1", {"mc1": outcomes}).interval()
     p, z = successes / n, statistics.NormalDist().inv_cdf(0.975)
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
@@ -214,6 +215,15 @@ def test_the_interval_of_equal_scores_is_that_score():
 def test_scores_that_differ_by_rounding_alone_have_an_interval_too():
     low, high = evaluation_of(*[1.0] * 99, 1 - 2**-50).interval()
     assert 1 - 2**-49 < low <= high <= 1
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "mc1", "judge", "mc2", "mc3", "margin"])
+def test_zeros_are_failures_where_the_metric_is_a_success_rate_only(metric):
+    low, high = Evaluation("toy", "test", metric, {metric: (0.0, 0.0)}).interval()
+    assert low == 0
+    # Wilson's, with no success among two.
+    z_squared = statistics.NormalDist().inv_cdf(0.975) ** 2
+    assert high == pytest.approx(z_squared / (2 + z_squared) if metric in ("exact_match", "mc1", "judge") else 0)
 
 
 def test_the_interval_of_another_metric_can_be_asked_for():

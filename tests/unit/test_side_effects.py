@@ -100,6 +100,8 @@ def test_tables():
     assert str(result).endswith("] nats a token (n = 2 texts)")
     assert (summary["low"] <= summary["mean"]).all()
     assert (summary["mean"] <= summary["high"]).all()
+    # No nats are not "no success".
+    assert SideEffects((2.0, 3.0), (2.0, 3.0), (0.0, 0.0), (9, 9)).summary().loc["kl"].tolist() == [0, 0, 0]
 
 
 @pytest.mark.usefixtures("as_users_run_it")
