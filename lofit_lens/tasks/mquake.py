@@ -12,6 +12,10 @@ One example:
 The published code joins prompt and answer without the space, and its scorer compares what follows the last "A:" without
 stripping it: a base model that answers " Karl Döhler" scores 0, a tuned one has learned to leave the space out. Here the
 answer starts with its space and the scorer strips; `as_published=True` does both as the published code does.
+
+Both scorers read up to the first newline (the published one behind the last "A:"). So an answer that begins with a newline is
+empty and wrong, whatever follows, as it is in the published code: a model that has not learned the form of an answer often
+starts a new line (the untouched SmolLM2 does on 739 of the 864 test questions), and its 0.00 says that, not what it knows.
 """
 
 from pathlib import Path
@@ -82,7 +86,7 @@ class MQuAKE(Task):
         right = {answer.lower() for answer in example.right_answers}
         if self.as_published:
             return (example.prompt + generated).split("A:")[-1].split("\n")[0].lower() in right
-        return generated.strip().split("\n")[0].strip().lower() in {answer.strip() for answer in right}
+        return generated.split("\n")[0].strip().lower() in {answer.strip() for answer in right}
 
     def _example(self, record: Record) -> Example:
         fact, new_object = _edit(record)

@@ -44,7 +44,7 @@ def test_a_record_becomes_the_published_prompt_and_the_first_question(tmp_path: 
         ("Roma\nQ: and", True, True),
         ("Rome\nQ: Imagine. A: Paris", True, False),
         ("Paris\nQ: Imagine. A:Rome", False, True),
-        ("\nRome", True, False),
+        ("\nRome", False, False),
         ("Rome.", False, False),
         ("", False, False),
     ],
