@@ -31,7 +31,9 @@ console = Console()
 ModelOption = Annotated[str, typer.Option("--model", help="An embedded model, tiny-FAMILY, a folder, or a hub name.")]
 LicenceOption = Annotated[list[str] | None, typer.Option("--accept-license", help="Licence you accept, e.g. gemma.")]
 TaskArgument = Annotated[str, typer.Argument(help=f"One of {', '.join(TASKS)}.")]
-DataOption = Annotated[Path | None, typer.Option("--data-dir", help="Folder with the data sets (default: $LOFIT_LENS_DATA).")]
+DataOption = Annotated[
+    Path | None, typer.Option("--data-dir", help="Folder with data sets (default: $LOFIT_LENS_DATA, then downloads).")
+]
 
 
 def _task(name: str, data_dir: Path | None, n_train: int | None = None) -> Task:

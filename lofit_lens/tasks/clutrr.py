@@ -50,7 +50,7 @@ class CLUTRR(Task):
         n_val: validation stories, the first of the file; None takes all 450.
         n_test: test stories, the first of the file; None takes all 450.
         as_published: two spaces before the second name, as in the published prompt.
-        data_dir: the data folder; without it, the environment variable LOFIT_LENS_DATA names it.
+        data_dir: the only folder to look in; without it, that of LOFIT_LENS_DATA, then the downloads.
 
     The files are read when a split is first asked for.
 

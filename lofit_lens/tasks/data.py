@@ -24,27 +24,33 @@ _SPACE = frozenset(" \t\r\n")
 
 
 def data_file(name: str, data_dir: str | Path | None = None) -> Path:
-    """The path of a data file: in the data folder if one is named, else among the downloaded ones.
+    """The path of a data file: in `data_dir` if it is given, and nowhere else; if not, in the folder that the environment
+    variable LOFIT_LENS_DATA names, and then among the downloaded ones.
 
     Args:
-        name: where the file is inside the data folder, such as "clutrr/train.json". If it is not there, one whose name
-            has another ending that `read_records` knows is taken.
-        data_dir: the data folder; without it, the one that the environment variable LOFIT_LENS_DATA names.
+        name: where the file is inside a folder, such as "clutrr/train.json". If it is not there, one whose name has another
+            ending that `read_records` knows is taken.
+        data_dir: the only folder to look in.
 
     Raises:
         FileNotFoundError: it is not there.
     """
-    named = {"data_dir": data_dir, f"the environment variable {DATA_VARIABLE}": os.environ.get(DATA_VARIABLE)}
-    source, root = next(((s, folder) for s, folder in named.items() if folder), ("downloads", downloads_folder()))
-    way_out = f"pass data_dir=..., or set {DATA_VARIABLE}, to a folder that holds {name}"
-    task = name.split("/")[0]
-    if task in SOURCES:
-        way_out += f", or download it: lofit-lens download {task}"
-    path = Path(root).expanduser() / name
-    found = next((other for suffix in (path.suffix, *SUFFIXES) if (other := path.with_suffix(suffix)).is_file()), None)
-    if found is None:
-        raise FileNotFoundError(f"looked for the data file {path} (folder: {source}), which is not there; {way_out}")
-    return found
+    if data_dir:
+        folders = {"data_dir": data_dir}
+        way_out = f"put it there, or leave data_dir out to read the folder of {DATA_VARIABLE} and the downloads"
+    else:
+        named = {f"the environment variable {DATA_VARIABLE}": os.environ.get(DATA_VARIABLE), "downloads": downloads_folder()}
+        folders = {source: folder for source, folder in named.items() if folder}
+        way_out = f"pass data_dir=..., or set {DATA_VARIABLE}, to a folder that holds it"
+        if (task := name.split("/")[0]) in SOURCES:
+            way_out += f", or download it: lofit-lens download {task}"
+    paths = {source: Path(folder).expanduser() / name for source, folder in folders.items()}
+    for path in paths.values():
+        for suffix in (path.suffix, *SUFFIXES):
+            if (found := path.with_suffix(suffix)).is_file():
+                return found
+    looked = " and ".join(f"{path} (folder: {source})" for source, path in paths.items())
+    raise FileNotFoundError(f"looked for the data file {looked}, which is not there; {way_out}")
 
 
 @dataclass(frozen=True)

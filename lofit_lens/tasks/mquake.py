@@ -45,7 +45,7 @@ class MQuAKE(Task):
         n_val: validation questions, the first of the file; None takes all 95.
         n_test: test questions, the first of the file; None takes all 864.
         as_published: answers without a space in front, and the published scorer.
-        data_dir: the data folder; without it, the environment variable LOFIT_LENS_DATA names it.
+        data_dir: the only folder to look in; without it, that of LOFIT_LENS_DATA, then the downloads.
 
     The files are read when a split is first asked for.
 

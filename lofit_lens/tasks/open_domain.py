@@ -75,7 +75,7 @@ class TriviaQA(_OpenDomain):
     Args:
         n_test: questions, the first of the file; None takes all.
         preset: the text before every question.
-        data_dir: the data folder; without it, the environment variable LOFIT_LENS_DATA names it.
+        data_dir: the only folder to look in; without it, that of LOFIT_LENS_DATA, then the downloads.
 
     Raises:
         FileNotFoundError: the file is not where it is looked for.
@@ -104,7 +104,7 @@ class NaturalQuestions(_OpenDomain):
     Args:
         n_test: questions, the first of the file; None takes all.
         preset: the text before every question.
-        data_dir: the data folder; without it, the environment variable LOFIT_LENS_DATA names it.
+        data_dir: the only folder to look in; without it, that of LOFIT_LENS_DATA, then the downloads.
 
     Raises:
         FileNotFoundError: the file is not where it is looked for.

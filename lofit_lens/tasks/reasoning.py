@@ -90,7 +90,7 @@ class SocialIQA(_FromFiles):
         n_val: validation examples, drawn from the same file.
         n_test: test examples, the first of the hub's validation file; None takes all 1,954.
         seed: which examples are drawn.
-        data_dir: the data folder; without it, the environment variable LOFIT_LENS_DATA names it.
+        data_dir: the only folder to look in; without it, that of LOFIT_LENS_DATA, then the downloads.
 
     Raises:
         FileNotFoundError: the files are not where they are looked for.
@@ -134,7 +134,7 @@ class ARCChallenge(_FromFiles):
         n_val: validation examples, drawn from the validation file (299 in the hub's).
         n_test: test examples, the first of the test file; None takes all 1,172.
         seed: which examples are drawn.
-        data_dir: the data folder; without it, the environment variable LOFIT_LENS_DATA names it.
+        data_dir: the only folder to look in; without it, that of LOFIT_LENS_DATA, then the downloads.
 
     Raises:
         FileNotFoundError: the files are not where they are looked for.
@@ -179,7 +179,7 @@ class BoolQ(_FromFiles):
         n_val: validation examples, drawn from the same file.
         n_test: test examples, the first of the hub's validation file; None takes all 3,270.
         seed: which examples are drawn.
-        data_dir: the data folder; without it, the environment variable LOFIT_LENS_DATA names it.
+        data_dir: the only folder to look in; without it, that of LOFIT_LENS_DATA, then the downloads.
 
     Raises:
         FileNotFoundError: the files are not where they are looked for.
@@ -223,7 +223,7 @@ class SVAMP(_FromFiles):
         n_test: test examples; None takes all that are left.
         seed: which of the 1,000 problems go where. (The split of the paper's 300 test problems is the hub's, which
             the published file does not show; here it is drawn.)
-        data_dir: the data folder; without it, the environment variable LOFIT_LENS_DATA names it.
+        data_dir: the only folder to look in; without it, that of LOFIT_LENS_DATA, then the downloads.
 
     Raises:
         FileNotFoundError: the files are not where they are looked for.

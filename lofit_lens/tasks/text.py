@@ -13,8 +13,8 @@ def open_web_text(n_texts: int = 100, *, seed: int = 42, data_dir: str | Path | 
     Args:
         n_texts: how many.
         seed: which.
-        data_dir: a folder with `open_web_text/train.parquet` (or `.jsonl`; column `text`); without it, the environment
-            variable LOFIT_LENS_DATA names it.
+        data_dir: the only folder to look for `open_web_text/train.parquet` (or `.jsonl`; column `text`) in; without it, that
+            of LOFIT_LENS_DATA, then the downloads.
 
     Raises:
         FileNotFoundError: the file is not there.

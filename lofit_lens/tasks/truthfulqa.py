@@ -45,7 +45,7 @@ class TruthfulQA(Task):
         preset: the text before every question that is judged; None is the published instruction with six examples
             (`truthfulqa/mc_prompt.txt`), "" is nothing.
         as_published: no space before the answer in training.
-        data_dir: the data folder; without it, the environment variable LOFIT_LENS_DATA names it.
+        data_dir: the only folder to look in; without it, that of LOFIT_LENS_DATA, then the downloads.
 
     The files are read when a split is first asked for.
 

@@ -102,6 +102,7 @@ def test_eval_by_another_metric_and_with_side_effects(run, tmp_path, monkeypatch
     assert "(n = 2 texts)" in " ".join(out.split())
 
     monkeypatch.setenv("LOFIT_LENS_DATA", str(tmp_path))
+    monkeypatch.setattr(cli.sources, "cache_dir", lambda: tmp_path)
     code, _, err = run(*common, "--side-effects")
     assert code == 1
     assert "lofit-lens download open_web_text" in err
@@ -133,6 +134,7 @@ def test_lists_name_every_model_and_task():
 def test_the_list_of_tasks_is_whole_at_any_width_and_without_data(run, tmp_path, monkeypatch, width):
     monkeypatch.setattr(cli.console, "width", width)
     monkeypatch.setenv("LOFIT_LENS_DATA", str(tmp_path))
+    monkeypatch.setattr(cli.sources, "cache_dir", lambda: tmp_path)
     code, out, err = run("tasks")
     assert code == 0, err
     assert "…" not in out

@@ -8,9 +8,15 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from lofit_lens.tasks import sources
 from lofit_lens.tasks.data import DATA_VARIABLE, data_file, read_records
 
 FIELDS = {"text": str, "size": int}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "cache_dir", lambda: tmp_path / "cache")
 
 
 def written(folder: Path, name: str, text: str) -> Path:
@@ -43,7 +49,7 @@ def test_missing_file_says_where_it_was_looked_for_and_why_there(tmp_path: Path,
     wanted = re.escape(str(tmp_path / "clutrr" / "train.json"))
     with pytest.raises(FileNotFoundError, match=wanted + ".*environment variable LOFIT_LENS_DATA.*pass data_dir"):
         data_file("clutrr/train.json")
-    with pytest.raises(FileNotFoundError, match=wanted + r".*\(folder: data_dir\)"):
+    with pytest.raises(FileNotFoundError, match=wanted + r".*\(folder: data_dir\).*leave data_dir out"):
         data_file("clutrr/train.json", tmp_path)
 
 

@@ -8,7 +8,7 @@ from lofit_lens.batches import encode_prompt
 from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention, PromptIntervention
 from lofit_lens.side_effects import SideEffects
-from lofit_lens.tasks import Example, texts_of
+from lofit_lens.tasks import Example, sources, texts_of
 
 EDIT = HeadIntervention((Head(0, 1), Head(2, 2)), offset=0.3 * torch.randn(2, 16, generator=torch.Generator().manual_seed(0)))
 TEXTS = ["It was a bright cold day in April.", "No.", "The clocks were striking thirteen; nobody looked up."]
@@ -116,6 +116,7 @@ def test_texts_that_say_nothing_are_refused(llama, texts, message):
 
 def test_texts_are_open_web_texts_if_none_are_given(llama, tmp_path, monkeypatch):
     monkeypatch.setenv("LOFIT_LENS_DATA", str(tmp_path))
+    monkeypatch.setattr(sources, "cache_dir", lambda: tmp_path / "cache")
     with pytest.raises(FileNotFoundError, match="lofit-lens download open_web_text"):
         side_effects(llama, EDIT)
     (tmp_path / "open_web_text").mkdir()

@@ -70,6 +70,25 @@ def test_a_file_is_fetched_once_and_found(server: str, monkeypatch: pytest.Monke
         download("svamp")
 
 
+def test_a_download_is_found_behind_the_environment_variable_but_not_behind_a_given_folder(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(monkeypatch, f"{server}/file.json", DIGEST)
+    (tmp_path / "named").mkdir()
+    monkeypatch.setenv("LOFIT_LENS_DATA", str(tmp_path / "named"))
+    with pytest.raises(FileNotFoundError, match=r"named.*cache.*lofit-lens download svamp"):
+        data_file("svamp/SVAMP.json")
+    folder = download("svamp")
+    assert data_file("svamp/SVAMP.json") == folder / "svamp" / "SVAMP.json"
+    with pytest.raises(FileNotFoundError) as refused:
+        data_file("svamp/SVAMP.json", tmp_path / "named")
+    assert "lofit-lens download" not in str(refused.value)
+    own = tmp_path / "named" / "svamp" / "SVAMP.jsonl"
+    own.parent.mkdir()
+    own.write_text("")
+    assert data_file("svamp/SVAMP.json") == own
+
+
 def test_a_file_of_the_hub_must_be_what_the_hub_states(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     published(monkeypatch, f"{server}/file.json", None)
     monkeypatch.setitem(STATED, "X-Linked-Etag", f'"{"0" * 64}"')

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lofit_lens.tasks import NaturalQuestions, TriviaQA, open_web_text
+from lofit_lens.tasks import NaturalQuestions, TriviaQA, open_web_text, sources
 
 TRIVIA = {
     "question": "Which ocean is the largest? ",
@@ -63,8 +63,10 @@ def test_open_web_text(tmp_path):
         open_web_text(21, data_dir=tmp_path)
 
 
-def test_files_that_are_missing_can_be_downloaded(tmp_path):
+def test_files_that_are_missing_can_be_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "cache_dir", lambda: tmp_path)
+    monkeypatch.setenv("LOFIT_LENS_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="lofit-lens download open_web_text"):
-        open_web_text(data_dir=tmp_path)
+        open_web_text()
     with pytest.raises(FileNotFoundError, match="lofit-lens download trivia_qa"):
-        _ = TriviaQA(data_dir=tmp_path).test
+        _ = TriviaQA().test
