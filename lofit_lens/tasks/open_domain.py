@@ -7,12 +7,14 @@ answers and one wrong answer that a language model made up. They are for evaluat
     A: Linda Davis            against            A: Martina McBride
 
 The first right answer listed decides MC1; all count in MC2 and MC3. Neither ITI nor LoFiT publishes the prompt; this one is
-TruthfulQA's without instruction and examples, which `preset` can put in front.
+TruthfulQA's without instruction and examples, which `preset` can put in front. A question whose wrong answer is one of the
+right ones cannot be judged: it is left out, and a warning counts and names such records.
 
 Files of the data folder, in the hub's schema: `trivia_qa/validation` (question, answer{value, aliases}, false_answer) and
 `natural_questions/validation` (question, answer: a list, false_answer), as `.parquet`, `.jsonl`, `.json` or `.csv`.
 """
 
+import logging
 from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -22,6 +24,8 @@ from pydantic.dataclasses import dataclass
 
 from lofit_lens.tasks.base import Example, Loss, Metric, Split, Task
 from lofit_lens.tasks.data import Record, data_file, first_of, read_records
+
+logger = logging.getLogger(__name__)
 
 
 class _OpenDomain(Task):
@@ -45,19 +49,29 @@ class _OpenDomain(Task):
     def build(self, split: Split) -> list[Example]:
         if split != "test":
             return []
-        records = read_records(data_file(f"{self.name}/validation.parquet", self.data_dir), self.fields)
-        return [self._example(record) for record in first_of(records, self.n_test, split)]
+        path = data_file(f"{self.name}/validation.parquet", self.data_dir)
+        records = read_records(path, self.fields)
+        fit, unfit = [], []
+        for record in records:
+            (unfit if record["false_answer"].strip() in self._right(record) else fit).append(record)
+        if unfit:
+            numbers = ", ".join(str(record.number) for record in unfit)
+            logger.warning("%s: %d left out, whose false answer is a right one: records %s", path, len(unfit), numbers)
+        return [self._example(record) for record in first_of(fit, self.n_test, split)]
+
+    def _right(self, record: Record) -> list[str]:
+        """The distinct right answers that are not blank."""
+        listed = self.right_answers(record)
+        right = list(dict.fromkeys(answer.strip() for answer in listed if isinstance(answer, str) and answer.strip()))
+        if not right or not all(isinstance(answer, str) for answer in listed):
+            raise record.error(f"got {record['answer']!r} for 'answer', wanted one or more texts")
+        return right
 
     def _example(self, record: Record) -> Example:
-        listed = self.right_answers(record)
-        if not listed or not all(isinstance(answer, str) and answer.strip() for answer in listed):
-            raise record.error(f"got {record['answer']!r} for 'answer', wanted one or more texts")
-        right = list(dict.fromkeys(f" {answer.strip()}" for answer in listed))
+        right = [f" {answer}" for answer in self._right(record)]
         wrong = f" {record['false_answer'].strip()}"
-        if not wrong.strip() or wrong in right:
-            raise record.error(
-                f"got {record['false_answer']!r} for 'false_answer', wanted a text that is no right answer: {right}"
-            )
+        if not wrong.strip():
+            raise record.error(f"got {record['false_answer']!r} for 'false_answer', wanted a text")
         preset = f"{self.preset}\n\n" if self.preset else ""
         return Example(
             prompt=f"{preset}Q: {record['question'].strip()}\nA:",
@@ -73,7 +87,7 @@ class TriviaQA(_OpenDomain):
     """TriviaQA (Joshi et al., 2017) as ITI asks it: a right answer against one made-up wrong one.
 
     Args:
-        n_test: questions, the first of the file; None takes all.
+        n_test: questions, the first of the file that can be judged; None takes all.
         preset: the text before every question.
         data_dir: the only folder to look in; without it, that of LOFIT_LENS_DATA, then the downloads.
 
@@ -102,7 +116,7 @@ class NaturalQuestions(_OpenDomain):
     """Natural Questions (Kwiatkowski et al., 2019) as ITI asks it: a right answer against one made-up wrong one.
 
     Args:
-        n_test: questions, the first of the file; None takes all.
+        n_test: questions, the first of the file that can be judged; None takes all.
         preset: the text before every question.
         data_dir: the only folder to look in; without it, that of LOFIT_LENS_DATA, then the downloads.
 

@@ -38,17 +38,33 @@ def test_natural_questions_with_a_preset(tmp_path):
     assert task.chance == 0.5
 
 
-@pytest.mark.parametrize("answer", [[], ["Austen", " "]])
+@pytest.mark.parametrize("answer", [[], [" "], ["Austen", None]])
 def test_a_record_without_an_answer_is_named(tmp_path, answer):
     write(tmp_path, "natural_questions", [NATURAL, {**NATURAL, "answer": answer}])
     with pytest.raises(ValueError, match=r"validation.parquet, line 2 \(record 2\): got .* wanted one or more texts"):
         _ = NaturalQuestions(data_dir=tmp_path).test
 
 
-@pytest.mark.parametrize("wrong", ["", " ", "Austen ", "Jane Austen"])
+def test_blank_aliases_are_no_answers(tmp_path):
+    write(tmp_path, "natural_questions", [{**NATURAL, "answer": ["", "Jane Austen", " ", "Austen"]}])
+    assert NaturalQuestions(data_dir=tmp_path).test[0].right_answers == (" Jane Austen", " Austen")
+
+
+def test_questions_whose_false_answer_is_right_are_left_out_with_one_warning(tmp_path, caplog):
+    unfit = [{**NATURAL, "false_answer": "Austen "}, {**NATURAL, "false_answer": "Jane Austen"}]
+    write(tmp_path, "natural_questions", [NATURAL, *unfit, {**NATURAL, "question": "who wrote persuasion"}])
+    task = NaturalQuestions(data_dir=tmp_path, n_test=2)
+    assert [example.info["source"] for example in task.test] == [f"validation.parquet, record {n}" for n in (1, 4)]
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.endswith("natural_questions/validation.parquet: 2 left out, whose false answer is a right one: records 2, 3")
+    with pytest.raises(ValueError, match="n_test=3 is more than the 2 records"):
+        _ = NaturalQuestions(data_dir=tmp_path, n_test=3).test
+
+
+@pytest.mark.parametrize("wrong", ["", " "])
 def test_a_false_answer_that_is_none_is_named(tmp_path, wrong):
     write(tmp_path, "natural_questions", [NATURAL, {**NATURAL, "false_answer": wrong}])
-    with pytest.raises(ValueError, match=rf"line 2 \(record 2\): got '{wrong}' for 'false_answer', wanted a text that is no"):
+    with pytest.raises(ValueError, match=rf"line 2 \(record 2\): got '{wrong}' for 'false_answer', wanted a text"):
         _ = NaturalQuestions(data_dir=tmp_path).test
 
 
