@@ -31,7 +31,7 @@ class Records(Task):
             `datasets.Dataset`.
         prompt: template of the prompt, such as "Q: {question} A:".
         answer: template of the right answer, its space included: " {answer}".
-        aliases: template of other right answers, over a field with several; the answer itself among them is left out.
+        aliases: template of other right answers, over a field with several; the answer itself is left out, and what is there already.
         rejected: template of wrong answers, over a field with several.
         name: of the task.
         loss: what trains on it; "dpo" needs wrong answers.
@@ -41,7 +41,7 @@ class Records(Task):
 
     Raises:
         ValueError: an unknown split, loss or metric, or no `rejected` where they need it, at once; a missing field, one without
-            text or number, an empty text, or a choice given twice or as right and wrong, named by its record, when the split is
+            text or number, an empty text, or a wrong answer given twice or as right too, named by its record, when the split is
             first asked for.
     """
 
@@ -93,8 +93,10 @@ class Records(Task):
             raise record.error(f"got {type(record.values).__name__}, wanted a dict of fields")
         answer = _one(self._answer, record)
         listed = () if self._aliases is None else _several(self._aliases, record)
-        aliases = tuple(alias for alias in listed if alias != answer)
+        aliases = tuple(dict.fromkeys(alias for alias in listed if alias != answer))
         rejected = () if self._rejected is None else _several(self._rejected, record)
+        if len({*rejected}) != len(rejected):
+            raise record.error(f"got a wrong answer twice, wanted each once: {rejected}")
         if both := {answer, *aliases} & {*rejected}:
             raise record.error(f"got {min(both)!r} among the right and the wrong answers, wanted it in one of them")
         return Example(_one(self._prompt, record), answer, aliases, rejected, info={"source": record.place})
@@ -180,10 +182,7 @@ def _several(template: str, record: Record) -> tuple[str, ...]:
         items = list(value)
     else:
         items = [] if value is None else [value]
-    texts = tuple(_filled(template, {names[0]: item}, record) for item in items if item is None or str(item).strip())
-    if len(set(texts)) != len(texts):
-        raise record.error(f"got the same text twice in {names[0]!r}: {items!r}")
-    return texts
+    return tuple(_filled(template, {names[0]: item}, record) for item in items if item is None or str(item).strip())
 
 
 def _filled(template: str, values: Mapping[str, Any], record: Record) -> str:

@@ -59,7 +59,7 @@ def test_it_trains_and_judges_like_any_other_task(llama) -> None:
         ({"rejected": "{wrong} {also}"}, ROWS, "wanted one field in it"),
         ({"rejected": "no field"}, ROWS, "wanted one field in it"),
         ({"answer": " {answer"}, ROWS, r"line 1 \(record 1\): got the template ' \{answer', which cannot be read"),
-        ({}, [{**ROWS[0], "wrong": ["Al", "Al"]}], "got the same text twice in 'wrong'"),
+        ({}, [{**ROWS[0], "wrong": ["Al", "Al"]}], "got a wrong answer twice"),
         *(
             ({}, [ROWS[0], {**ROWS[1], field: value}], rf"line 2 \(record 2\): got .* for '{field}', wanted a text or a number")
             for field, value in [
@@ -90,9 +90,9 @@ def test_numbers_are_texts_and_null_is_none() -> None:
     assert (example.prompt, example.choices) == ("Q: 2 A:", (" 4.5", " 5"))
 
 
-def test_an_alias_that_is_the_answer_counts_once() -> None:
-    (example,) = Records({"test": [{**ROWS[0], "also": ["Beau", "Bo"]}]}, **TEMPLATES).test
-    assert example.right_answers == (" Bo", " Beau")
+def test_a_right_answer_given_twice_counts_once() -> None:
+    (example,) = Records({"test": [{**ROWS[0], "also": "Bob; Beau; Bo; Bob"}]}, **TEMPLATES).test
+    assert example.right_answers == (" Bo", " Bob", " Beau")
 
 
 def test_bad_settings_are_refused_at_once() -> None:
@@ -127,7 +127,7 @@ def test_a_chat_wraps_training_and_test_alike(llama) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"), [(["Al", "Al"], "got the same text twice"), (["Al", "Bo"], "got ' Bo' among the right and the wrong")]
+    ("wrong", "said"), [(["Al", "Al"], "got a wrong answer twice"), (["Al", "Bo"], "got ' Bo' among the right and the wrong")]
 )
 def test_a_choice_given_twice_is_named_with_its_record(wrong, said):
     records = [{"q": "Who?", "right": "Cy", "wrong": ["Al"]}, {"q": "Who?", "right": "Bo", "wrong": wrong}]
