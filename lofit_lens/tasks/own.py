@@ -31,7 +31,7 @@ class Records(Task):
             `datasets.Dataset`.
         prompt: template of the prompt, such as "Q: {question} A:".
         answer: template of the right answer, its space included: " {answer}".
-        aliases: template of other right answers, over a field with several; the answer itself is left out, and what is there already.
+        aliases: template of other right answers, over a field with several; the answer itself and repetitions are left out.
         rejected: template of wrong answers, over a field with several.
         name: of the task.
         loss: what trains on it; "dpo" needs wrong answers.
