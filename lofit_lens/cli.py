@@ -194,29 +194,38 @@ def tasks() -> None:
     columns = [Column(title, no_wrap=True) for title in ("name", "train/val/test", "trained by", "judged by", "chance")]
     measures = Table(*columns, title="Tasks", box=SIMPLE_HEAD)
     summaries = Table(Column("name", no_wrap=True), "what it is", box=SIMPLE_HEAD)
+    notes: dict[str, None] = {}  # in order, each once
     for name, family in TASKS.items():
-        measures.add_row(name, *_measures(family()))
+        measures.add_row(name, *_measures(family(), notes))
         summaries.add_row(name, (family.__doc__ or "").strip().splitlines()[0])
     console.print(measures)
     console.print(summaries)
+    for note in notes:
+        console.print(f"bad: {note}", markup=False, highlight=False, soft_wrap=True)
     console.print(
         "Sizes and chance are the published ones where files are not at hand (?: not known). "
         f"lofit-lens download TASK fetches those of {', '.join(SOURCES)}."
     )
 
 
-def _measures(task: Task) -> tuple[str, str, str, str]:
-    """Of the files at hand; what is known of the published ones where there are none."""
-    sizes = [_found_or(task.published_sizes.get(split), lambda split=split: len(task.splits[split])) for split in SPLITS]
-    chance = _found_or(task.published_chance, lambda: task.chance)
+def _measures(task: Task, notes: dict[str, None]) -> tuple[str, str, str, str]:
+    """Of the files at hand; what is known of the published ones where there are none. A file that cannot be used is noted."""
+    known = task.published_sizes
+    sizes = [_found_or(known.get(split), lambda split=split: len(task.splits[split]), notes) for split in SPLITS]
+    chance = _found_or(task.published_chance, lambda: task.chance, notes)
     return "/".join(map(str, sizes)), task.loss, task.metric, chance if isinstance(chance, str) else f"{chance:.2f}"
 
 
-def _found_or(known: float | None, find_out: Callable[[], float]) -> float | str:
+def _found_or(known: float | None, find_out: Callable[[], float], notes: dict[str, None]) -> float | str:
     try:
         return find_out()
     except FileNotFoundError:
         return "?" if known is None else known
+    except ZeroDivisionError:  # an empty file: its size says so
+        return "?"
+    except (ValueError, OSError) as error:
+        notes[str(error)] = None
+        return "bad"
 
 
 @app.command()

@@ -146,6 +146,31 @@ def test_the_list_of_tasks_is_whole_at_any_width_and_without_data(run, tmp_path,
     assert all(" ".join((family.__doc__ or "").strip().splitlines()[0].split()[:3]) in said for family in cli.TASKS.values())
 
 
+def test_a_bad_or_short_or_empty_file_does_not_hide_the_other_tasks(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOFIT_LENS_DATA", str(tmp_path))
+    monkeypatch.setattr(cli.sources, "cache_dir", lambda: tmp_path)
+    story = '{"clean_story": "", "query": "", "target_text": ""}'
+    header = "Question,Best Answer,Correct Answers,Incorrect Answers,Category\n"
+    contents = {
+        "clutrr/train.json": f"[{story}]",
+        "mquake/test.jsonl": '{"no": 1}',
+        "truthfulqa/fold_0_test_seed_42.csv": header,
+        "truthfulqa/mc_prompt.txt": "Be honest.",
+    }
+    for name, text in contents.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    code, out, err = run("tasks")
+    assert code == 0, err
+    said = " ".join(out.split())
+    assert "truthfulqa 326/82/0 dpo mc1 ?" in said
+    assert "clutrr bad/450/450" in said
+    assert f"bad: n_train=300 is more than the 1 records in {tmp_path}/clutrr/train.json" in said
+    assert f"bad: {tmp_path}/mquake/test.jsonl, line 1 (record 1): got the fields ['no']" in said
+    assert "boolq 100/100/3270" in said
+    assert said.count("bad: ") == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
