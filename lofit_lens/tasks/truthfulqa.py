@@ -41,7 +41,8 @@ class TruthfulQA(Task):
         n_train: training questions, the first of the file; None takes all.
         n_val: validation questions, the first of the file; None takes all.
         n_test: test questions, the first of the file; None takes all.
-        all_pairs: train on each correct answer against each incorrect one, not one pair a question.
+        all_pairs: train on each correct answer against each incorrect one, not one pair a question. (A few answers are in
+            both columns; against itself none is trained on.)
         preset: the text before every question that is judged; None is the published instruction with six examples
             (`truthfulqa/mc_prompt.txt`), "" is nothing.
         as_published: no space before the answer in training.
@@ -93,7 +94,9 @@ class TruthfulQA(Task):
     def _to_train(self, record: Record) -> list[Example]:
         space = "" if self.as_published else " "
         best, correct, incorrect = (tuple(space + text for text in texts) for texts in _answers(record))
-        pairs = [(right, wrong) for right in correct for wrong in incorrect] if self.all_pairs else [(best[0], incorrect[0])]
+        pairs = [(right, wrong) for right in correct for wrong in incorrect if right != wrong]
+        if not self.all_pairs:
+            pairs = [(best[0], incorrect[0])]
         prompt = f"Q: {record['Question'].strip()} A:"
         return [Example(prompt, right, rejected=(wrong,), info=_info(record)) for right, wrong in pairs]
 

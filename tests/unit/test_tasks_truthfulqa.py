@@ -44,6 +44,16 @@ def test_training_pairs(tmp_path: Path) -> None:
     assert len(every) == 6
 
 
+def test_no_answer_is_preferred_to_itself(tmp_path: Path) -> None:
+    row = {**ROW, "Correct Answers": "Unknown; No, pigs don't fly", "Incorrect Answers": "Yes; Unknown"}
+    pairs = TruthfulQA(data_dir=write(tmp_path, train=[row]), all_pairs=True).train
+    assert [(e.answer, *e.rejected) for e in pairs] == [
+        (" Unknown", " Yes"),
+        (" No, pigs don't fly", " Yes"),
+        (" No, pigs don't fly", " Unknown"),
+    ]
+
+
 def test_choices_are_the_columns_of_the_table_closed_by_a_full_stop(tmp_path: Path) -> None:
     folder = write(tmp_path, test=[ROW])
     (judged,) = TruthfulQA(data_dir=folder).test
