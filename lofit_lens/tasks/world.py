@@ -162,7 +162,8 @@ def _country(row: dict[str, str]) -> Country:
     facts: dict[Relation, tuple[str, ...]] = {relation: _names(row[relation]) for relation in RELATIONS}
     if facts["currency"] and facts["currency"][0] not in _SHARED_CURRENCIES:
         # "Swedish krona", and of its other names those that do not say already whose they are.
-        facts["currency"] += tuple(f"{row['adjective']} {name}" for name in facts["currency"] if name.islower())
+        by_country = [f"{row['adjective']} {name}" for name in facts["currency"] if name.islower()]
+        facts["currency"] = tuple(dict.fromkeys([*facts["currency"], *by_country]))
     return Country(
         name=row["name"],
         facts=facts,

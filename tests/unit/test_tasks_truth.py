@@ -65,6 +65,11 @@ def test_question_names_its_subject_and_not_its_answer(examples: list[Example]) 
         assert not re.search(rf"\b{re.escape(example.answer.strip())}\b", example.prompt), example.prompt
 
 
+def test_no_right_answer_twice(examples: list[Example]) -> None:
+    for example in examples:
+        assert len(set(example.right_answers)) == len(example.right_answers), example
+
+
 def test_four_different_false_answers(examples: list[Example]) -> None:
     for example in examples:
         assert len(set(example.rejected)) == 4
