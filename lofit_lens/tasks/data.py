@@ -146,7 +146,7 @@ def _table_rows(text: str, path: Path) -> Iterator[tuple[Any, int, int]]:
     number, line = 0, 1
     while True:
         try:
-            row = next(reader, None)
+            row = _next_row(reader, len(text))
         except csv.Error as error:
             raise _error(path, line, number + 1, f"got no CSV ({error})") from error
         if row is None:
@@ -161,6 +161,15 @@ def _table_rows(text: str, path: Path) -> Iterator[tuple[Any, int, int]]:
                 raise _error(path, line, number, f"got {len(row)} cells, wanted {len(header)}, as in the first line")
             yield dict(zip(header, row, strict=True)), line, number
         line = reader.line_num + 1
+
+
+def _next_row(reader: Iterator[list[str]], longest: int) -> list[str] | None:
+    # The module's limit, 131,072 characters a cell, holds for the whole process: it is another for this row only.
+    usual = csv.field_size_limit(longest)
+    try:
+        return next(reader, None)
+    finally:
+        csv.field_size_limit(usual)
 
 
 def _parquet_rows(path: Path) -> list[dict[str, Any]]:

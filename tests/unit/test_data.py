@@ -1,5 +1,6 @@
 """Data files are found, and a bad record is refused with its file and its line."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -142,6 +143,16 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
 def test_cells_between_tabs(tmp_path: Path) -> None:
     (record,) = read_records(written(tmp_path, "a.tsv", 'text\tsize\n"one, two\tthree"\t1\n'), {"text": str})
     assert record.values == {"text": "one, two\tthree", "size": "1"}
+
+
+@pytest.mark.parametrize("rows", ["{cell},1\n", '"{cell}"'])
+def test_a_cell_may_be_of_any_length_and_the_limit_of_others_stays(tmp_path: Path, rows: str) -> None:
+    limit = csv.field_size_limit()
+    cell = "a" * (limit + 1)
+    header = "text,size\n" if "1" in rows else "text\n"
+    (record,) = read_records(written(tmp_path, "a.csv", header + rows.format(cell=cell)), {"text": str})
+    assert record["text"] == cell
+    assert csv.field_size_limit() == limit
 
 
 @pytest.mark.parametrize(
