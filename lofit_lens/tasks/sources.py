@@ -3,11 +3,12 @@
 Nothing is downloaded unless `download` is called (`lofit-lens download TASK`). A file goes to the user's cache, once; a
 published task then finds it there. Every address names a commit, so it stands for one content, and a file with another SHA-256
 than the one below is refused. Where the table has none (parquet files of the hub that were out of reach when it was written),
-the file must have the one that the hub states for it at that commit. What was fetched, from which revision and with which
+the file must have the one that the hub states for it at that commit (a SHA-256, or git's SHA-1 of the blob). What was fetched, from which revision and with which
 checksum, is noted beside the file, and a file that has changed since is refused too.
 """
 
 import ast
+import hashlib
 import json
 import logging
 import re
@@ -32,6 +33,10 @@ _ARC_REVISION = "210d026faf9955653af8916fad021475a3f00453"
 _SIQA = f"{_HUB}/allenai/social_i_qa/resolve/89b943c9f61c6f3296998bb60773476f791c7128/default"
 
 
+#: Hex digits of git's name of a content.
+_GIT_DIGITS = 40
+
+
 @dataclass(frozen=True)
 class DataFile:
     """One file of a task.
@@ -39,7 +44,7 @@ class DataFile:
     Args:
         name: its place in a data folder.
         url: where it is published; it names the commit.
-        sha256: its checksum; None: the one that the hub states.
+        sha256: its checksum; None: the hub states one, or git's.
         licence: as the publisher states it.
         derive: makes the file's text of the published one, where that is code.
     """
@@ -198,20 +203,30 @@ def download(task: str) -> Path:
 
 
 def _check(path: Path, wanted: str | None, way_out: str) -> str:
-    found = sha256_of(path)
+    """The SHA-256, where `wanted` is that, or git's SHA-1 of the content, or not known."""
+    sha256 = sha256_of(path)
+    is_git = wanted is not None and len(wanted) == _GIT_DIGITS
+    kind, found = ("git blob SHA-1", _git_blob_sha1(path)) if is_git else ("SHA-256", sha256)
     if wanted not in (None, found):
-        raise ValueError(f"{path} has SHA-256 {found}, wanted {wanted}: {way_out}")
-    return found
+        raise ValueError(f"{path} has {kind} {found}, wanted {wanted}: {way_out}")
+    return sha256
 
 
-def _stated_by_hub(file: DataFile) -> tuple[str | None, str | None]:
-    """The commit that the address stands for now, and the SHA-256 of its content, if the hub keeps it by that."""
+def _git_blob_sha1(path: Path) -> str:
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _stated_by_hub(file: DataFile) -> tuple[str | None, str]:
+    """The commit that the address stands for, and the SHA-256 of its content, or git's SHA-1 where the hub keeps it in git."""
     try:
         metadata = get_hf_file_metadata(file.url)
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise _unreachable(file, error) from error
     etag = metadata.etag or ""
-    return metadata.commit_hash, etag if re.fullmatch("[0-9a-f]{64}", etag) else None
+    if not re.fullmatch(f"[0-9a-f]{{64}}|[0-9a-f]{{{_GIT_DIGITS}}}", etag):
+        raise ValueError(f"{file.url}: got the etag {etag!r}, wanted a checksum to check the file by; so not fetched")
+    return metadata.commit_hash, etag
 
 
 def _fetch(file: DataFile, target: Path) -> None:

@@ -17,6 +17,8 @@ from lofit_lens.tasks.sources import SOURCES, DataFile, download, downloads_fold
 
 CONTENT = b'[{"a": 1}]'
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
+#: Of `git hash-object`.
+GIT_NAME = "009d5dbb5a6b6db440103b3391d64757ebb969b2"
 #: What the hub says of a file in its headers; each test may say something else.
 STATED = {"X-Repo-Commit": "c0ffee", "X-Linked-Etag": f'"{DIGEST}"'}
 
@@ -95,8 +97,15 @@ def test_a_file_of_the_hub_must_be_what_the_hub_states(server: str, monkeypatch:
     with pytest.raises(ValueError, match=r"wanted 0000.*not what .* is known to hold, so not kept"):
         download("svamp")
     assert list((downloads_folder() / "svamp").iterdir()) == []
-    # A file that the hub keeps in git has no checksum of its content there.
+    # A file that the hub keeps in git is known by git's name for it.
     monkeypatch.setitem(STATED, "X-Linked-Etag", '"0123456789012345678901234567890123456789"')
+    with pytest.raises(ValueError, match=rf"has git blob SHA-1 {GIT_NAME}, wanted 0123.*so not kept"):
+        download("svamp")
+    monkeypatch.setitem(STATED, "X-Linked-Etag", '"v1"')
+    with pytest.raises(ValueError, match="got the etag 'v1', wanted a checksum"):
+        download("svamp")
+    assert list((downloads_folder() / "svamp").iterdir()) == []
+    monkeypatch.setitem(STATED, "X-Linked-Etag", f'"{GIT_NAME}"')
     download("svamp")
     assert json.loads((downloads_folder() / "svamp" / "SVAMP.json.source.json").read_text())["sha256"] == DIGEST
 
