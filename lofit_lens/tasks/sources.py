@@ -3,8 +3,8 @@
 Nothing is downloaded unless `download` is called (`lofit-lens download TASK`). A file goes to the user's cache, once; a
 published task then finds it there. Every address names a commit, so it stands for one content, and a file with another SHA-256
 than the one below is refused. Where the table has none (parquet files of the hub that were out of reach when it was written),
-the file must have the one that the hub states for it at that commit (a SHA-256, or git's SHA-1 of the blob). What was fetched, from which revision and with which
-checksum, is noted beside the file, and a file that has changed since is refused too.
+the file must have the checksum that the hub states for it at that commit: a SHA-256, or git's SHA-1 of the blob. What was
+fetched, from which revision and with what checksum, is noted beside the file, and a file that has changed since is refused too.
 """
 
 import ast
