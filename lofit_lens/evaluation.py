@@ -15,7 +15,7 @@ g, right answers R (g among them) and wrong answers W:
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -49,6 +49,7 @@ class Evaluation:
         scores: for each metric, every example's score, in the split's order: in [0, 1], but for `margin`.
         texts: generated answers (the gold one where teacher forcing decided); empty in multiple choice.
         generated: how many answers had to be generated, at least in part.
+        task_settings: which examples these are (`Task.settings`); if pooled, those of each part under "parts".
     """
 
     task: str
@@ -57,6 +58,7 @@ class Evaluation:
     scores: Mapping[str, tuple[float, ...]]
     texts: tuple[str, ...] = ()
     generated: int = 0
+    task_settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -68,8 +70,7 @@ class Evaluation:
         return self.mean(self.metric)
 
     def mean(self, metric: str) -> float:
-        scores = self.scores[metric]
-        return sum(scores) / len(scores)
+        return sum(self.scores[metric]) / len(self.scores[metric])
 
     def interval(self, metric: str | None = None) -> tuple[float, float]:
         """95 % interval of the mean: Wilson's for a success rate, else a BCa bootstrap over examples (seeded)."""
@@ -99,6 +100,7 @@ class Evaluation:
             {name: tuple(score for part in parts for score in part.scores[name]) for name in parts[0].scores},
             tuple(text for part in parts for text in part.texts),
             sum(part.generated for part in parts),
+            {"parts": [dict(part.task_settings) for part in parts]},
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -113,12 +115,14 @@ class Evaluation:
             "scores": {name: list(scores) for name, scores in self.scores.items()},
             "texts": list(self.texts),
             "generated": self.generated,
+            "task_settings": dict(self.task_settings),
         }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Evaluation":
         scores = {name: tuple(values) for name, values in stored["scores"].items()}
-        return cls(stored["task"], stored["split"], stored["metric"], scores, tuple(stored["texts"]), stored["generated"])
+        texts, settings = tuple(stored["texts"]), stored.get("task_settings", {})  # which older files do not have
+        return cls(stored["task"], stored["split"], stored["metric"], scores, texts, stored["generated"], settings)
 
     def __str__(self) -> str:
         low, high = self.interval()
@@ -182,7 +186,7 @@ def _prepared(
 def _scored(model: LensModel, prepared: _Prepared, token_budget: int) -> Evaluation:
     score = _multiple_choice if prepared.metric == "mc1" else _exact_match
     with torch.no_grad(), attached(model, prepared.intervention):
-        return score(model, prepared, token_budget)
+        return replace(score(model, prepared, token_budget), task_settings=prepared.task.settings())
 
 
 def evaluate_folds(

@@ -70,7 +70,7 @@ def evaluate_open_ended(
         if not 0 <= score <= 1 or math.isnan(score):
             raise ValueError(f"{name}: the judge gave {score} to {text!r}, asked {question!r}; wanted a number in [0, 1]")
         scores.append(score)
-    return Evaluation(task.name, split, "judge", {"judge": tuple(scores)}, tuple(texts), len(texts))
+    return Evaluation(task.name, split, "judge", {"judge": tuple(scores)}, tuple(texts), len(texts), task.settings())
 
 
 @dataclass(frozen=True)

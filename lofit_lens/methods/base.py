@@ -46,7 +46,8 @@ def settings_of(method: Any) -> dict[str, Any]:
 
 def made_by(method: Any, task: Task, seed: int) -> dict[str, Any]:
     """What an adapter says of where it comes from."""
-    return {"method": type(method).__name__, "task": task.name, "seed": seed, "settings": settings_of(method)}
+    of_task = {"task": task.name, "task_settings": task.settings()}
+    return {"method": type(method).__name__, **of_task, "seed": seed, "settings": settings_of(method)}
 
 
 class Method(Protocol):

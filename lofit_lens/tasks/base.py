@@ -1,10 +1,11 @@
 """What a task is: named splits of examples, the loss that trains on them and the metric that judges. No torch here."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 Split = Literal["train", "val", "test"]
 Loss = Literal["cross_entropy", "dpo"]
@@ -75,6 +76,13 @@ class Task(ABC):
     published_sizes: ClassVar[dict[Split, int]] = {}
     #: What guessing scores on that test split.
     published_chance: ClassVar[float | None] = None
+
+    def settings(self) -> dict[str, Any]:
+        """Which examples these are, as plain JSON values, to be stored with what is made of them: all fields but the folder
+        that the files are in. A field at None means what its class says (TruthfulQA's preset: the published one).
+        """
+        names = [own.name for own in fields(self) if own.name != "data_dir"] if is_dataclass(self) else []
+        return json.loads(json.dumps({name: getattr(self, name) for name in names}))
 
     @abstractmethod
     def build(self, split: Split) -> Iterable[Example]:

@@ -11,7 +11,7 @@ a list, or a text with semicolons, as in a table's cell: it makes as many texts 
 """
 
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import replace
 from numbers import Number
 from pathlib import Path
@@ -70,6 +70,11 @@ class Records(Task):
         self._prompt, self._answer, self._aliases, self._rejected = prompt, answer, aliases, rejected
         vars(self).update(name=name, loss=loss, metric=metric)
 
+    def settings(self) -> dict[str, Any]:
+        """The templates, and for each split its file, or how many records it has (if that is known); never the records."""
+        templates = {"prompt": self._prompt, "answer": self._answer, "aliases": self._aliases, "rejected": self._rejected}
+        return {**templates, "sources": {split: _described(source) for split, source in self._sources.items()}}
+
     @property
     def stop(self) -> tuple[str, ...]:
         return self._stop
@@ -122,6 +127,10 @@ class Chat(Task):
         self._task, self._tokenizer, self._system = task, tokenizer, system
         vars(self).update(name=f"{task.name}-chat", loss=task.loss, metric=task.metric, max_new_tokens=task.max_new_tokens)
 
+    def settings(self) -> dict[str, Any]:
+        """Those of the task inside, and what the system says."""
+        return {**self._task.settings(), "system": self._system}
+
     @property
     def stop(self) -> tuple[str, ...]:
         return self._task.stop
@@ -149,6 +158,12 @@ class Chat(Task):
             aliases=bare(example.aliases),
             rejected=bare(example.rejected),
         )
+
+
+def _described(source: Source) -> str:
+    if isinstance(source, str | Path):
+        return str(source)
+    return f"{len(source)} records" if isinstance(source, Sized) else "records"
 
 
 def _fields(template: str, record: Record) -> list[str]:

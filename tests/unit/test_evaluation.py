@@ -234,12 +234,16 @@ def test_the_interval_of_another_metric_can_be_asked_for():
 
 # What is kept
 
-RESULT = Evaluation("toy", "val", "mc1", {"mc1": (1.0, 0.0), "mc2": (0.625, 0.1)}, texts=("Där", ""), generated=1)
+RESULT = Evaluation(
+    "toy", "val", "mc1", {"mc1": (1.0, 0.0), "mc2": (0.625, 0.1)}, texts=("Där", ""), generated=1, task_settings={"fold": 1}
+)
 
 
 def test_an_evaluation_survives_json():
     stored = json.loads(json.dumps(RESULT.to_json(), allow_nan=False))
     assert Evaluation.from_json(stored) == RESULT
+    assert stored.pop("task_settings") == {"fold": 1}
+    assert Evaluation.from_json(stored) == dataclasses.replace(RESULT, task_settings={})  # as stored before there were any
     assert (stored["value"], stored["n"], stored["interval"]) == (0.5, 2, list(RESULT.interval()))
 
 
@@ -257,11 +261,12 @@ def test_its_text_says_what_was_measured_on_what():
 
 
 def test_folds_are_pooled_example_by_example():
-    first = Evaluation("a", "test", "mc1", {"mc1": (1.0, 0.0), "mc2": (0.5, 0.25)}, ("x", "y"), 1)
-    second = Evaluation("b", "test", "mc1", {"mc1": (1.0,), "mc2": (0.75,)}, ("z",), 1)
+    first = Evaluation("a", "test", "mc1", {"mc1": (1.0, 0.0), "mc2": (0.5, 0.25)}, ("x", "y"), 1, {"fold": 0})
+    second = Evaluation("b", "test", "mc1", {"mc1": (1.0,), "mc2": (0.75,)}, ("z",), 1, {"fold": 1})
     pooled = Evaluation.pooled([first, second])
     assert (pooled.n, pooled.value, pooled.mean("mc2")) == (3, 2 / 3, 0.5)
     assert (pooled.task, pooled.texts, pooled.generated) == ("a + b", ("x", "y", "z"), 2)
+    assert pooled.task_settings == {"parts": [{"fold": 0}, {"fold": 1}]}
     assert Evaluation.pooled([first, first]).task == "a"
 
 

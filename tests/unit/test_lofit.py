@@ -88,7 +88,13 @@ def test_a_fit_has_offsets_at_the_best_heads_and_says_how_it_was_made(model, toy
     assert fit.intervention.heads == fit.scores.top(3)
     assert fit.intervention.head_scores == tuple(fit.scores[head] for head in fit.intervention.heads)
     assert fit.intervention.scale is None
-    assert fit.intervention.made_by == {"method": "LoFiT", "task": "toy", "seed": 7, "settings": SHORT.settings()}
+    assert fit.intervention.made_by == {
+        "method": "LoFiT",
+        "task": "toy",
+        "task_settings": {},
+        "seed": 7,
+        "settings": SHORT.settings(),
+    }
     assert {stage: len(losses) for stage, losses in fit.losses.items()} == {"selection": 2, "offset": 4}
 
 

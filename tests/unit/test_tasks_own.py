@@ -95,6 +95,18 @@ def test_a_right_answer_given_twice_counts_once() -> None:
     assert example.right_answers == (" Bo", " Bob", " Beau")
 
 
+def test_its_settings_are_its_templates_and_where_the_records_are_never_the_records(llama) -> None:
+    task = Records({"train": "a.csv", "val": iter(ROWS), "test": ROWS}, **TEMPLATES)  # nothing is read for it
+    wanted = {**TEMPLATES, "sources": {"train": "a.csv", "val": "records", "test": "2 records"}}
+    assert json.loads(json.dumps(task.settings())) == wanted
+    assert len(task.val) == 2
+    llama.tokenizer.chat_template = TEMPLATE
+    try:
+        assert Chat(task, llama.tokenizer, system="Be brief.").settings() == {**wanted, "system": "Be brief."}
+    finally:
+        llama.tokenizer.chat_template = None
+
+
 def test_bad_settings_are_refused_at_once() -> None:
     with pytest.raises(ValueError, match=r"got the splits \['tset'\], wanted some of train, val, test"):
         Records({"tset": ROWS}, **TEMPLATES)  # pyright: ignore[reportArgumentType]

@@ -1,10 +1,13 @@
 """TruthfulQA: both prompts, the columns of the table, bad records, and the published files where they are."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
 
+from lofit_lens import evaluate
+from lofit_lens.methods import LoFiT
 from lofit_lens.tasks import TruthfulQA
 
 COLUMNS = ["Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source"]
@@ -70,6 +73,18 @@ def test_an_answer_listed_twice_counts_twice(tmp_path: Path) -> None:
     row = {**ROW, "Correct Answers": "No, pigs don't fly; No, pigs don't fly.; Never"}
     (judged,) = TruthfulQA(data_dir=write(tmp_path, val=[row])).val
     assert judged.right_answers == (" No, pigs don't fly.", " No, pigs don't fly.", " Never.")
+
+
+def test_what_is_made_of_it_tells_its_fold_and_preset(tmp_path: Path, llama) -> None:
+    task = TruthfulQA(preset="Hm.", n_train=1, data_dir=write(tmp_path, train=[ROW], test=[ROW]))
+    fit = LoFiT(k=2, scale_epochs=1, offset_epochs=1).fit(llama, task)
+    fit.intervention.save(tmp_path / "adapter", llama)
+    made_by = json.loads((tmp_path / "adapter" / "lofit_config.json").read_text(encoding="utf-8"))["made_by"]
+    evaluation = json.loads(json.dumps(evaluate(llama, task, fit.intervention).to_json(), allow_nan=False))
+    sizes = {"n_train": 1, "n_val": None, "n_test": None}
+    wanted = {"fold": 0, **sizes, "all_pairs": False, "preset": "Hm.", "as_published": False}
+    assert made_by["task_settings"] == evaluation["task_settings"] == wanted
+    assert TruthfulQA(fold=1).settings()["fold"] == 1
 
 
 @pytest.mark.parametrize(
