@@ -23,7 +23,7 @@ from lofit_lens.files import new_file
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
 from lofit_lens.packing import packs
-from lofit_lens.prefixes import can_pack, read_pack, shared_root
+from lofit_lens.prefixes import can_pack, unread_prefix
 from lofit_lens.progress import progress
 
 
@@ -161,14 +161,14 @@ def _at_last_tokens(
 
     It gets them as soon as the layer has run, so that no more than one layer's are held here.
     """
-    root = shared_root(model, texts)
-    rest = [text[root.n_read :] for text in texts]
+    # Nothing is read ahead of the texts: a KV cache of what they share would grow with all that is read behind it.
+    root = unread_prefix(model, [()])
     with progress(None, "activations", total=len(texts)) as bar:
-        if can_pack(model, root, rest):
-            for pack in packs(model, rest, token_budget=token_budget, n_before=root.n_read):
+        if can_pack(model, root, texts):
+            for pack in packs(model, texts, token_budget=token_budget, n_before=0):
                 ends = list(pack.indices), list(pack.rows), [path[-1] for path in pack.paths]
                 with _watched(model, hooks, *ends, put):
-                    read_pack(model, root, pack)
+                    lens.plain_forward(model, pack.tokens, pack.mask, pack.positions)
                 bar.update(len(pack.indices))
             return
         for group in by_length(map(len, texts), token_budget):

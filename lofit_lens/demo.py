@@ -6,9 +6,9 @@ fifty test examples say how the library is used, not how well LoFiT does.
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -46,7 +46,7 @@ class Cell:
     def settings(self, model: LensModel) -> dict[str, Any]:
         return {
             "model": fingerprint(model),
-            "task": {"name": self.task.name, **asdict(cast(Any, self.task))},
+            "task": {"name": self.task.name, **self.task.settings()},
             "method": None if self.method is None else self.method.settings(),
             "seed": SEED,
         }

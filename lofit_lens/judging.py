@@ -20,10 +20,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lofit_lens.batches import TOKEN_BUDGET, encode_prompts
-from lofit_lens.evaluation import Evaluation, checked_split
+from lofit_lens.evaluation import checked_split
 from lofit_lens.generation import generate
 from lofit_lens.interventions import Intervention, prompted
 from lofit_lens.lens import LensModel
+from lofit_lens.outcomes import Evaluation
 from lofit_lens.tasks.base import Split, Task, names_of
 
 #: (question, answer, right answers) -> score in [0, 1].

@@ -153,10 +153,18 @@ def head_output_weights(model: LensModel, layer: int) -> Float[Tensor, "head d_h
 
 
 def plain_forward(
-    model: LensModel, tokens: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]
+    model: LensModel,
+    tokens: Int[Tensor, "batch pos"],
+    attention_mask: Int[Tensor, "batch pos"] | Float[Tensor, "batch 1 pos pos"],
+    positions: Int[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, "_ _ d_vocab"]:
-    """The logits of one pass over right-padded tokens, without filling a KV cache that nobody reads."""
-    keywords = {"use_cache": False} if is_bridge(model) else {}
+    """The logits of one pass over right-padded tokens, without filling a KV cache that nobody reads.
+
+    With positions, and for a Bridge only, the mask is what is added to the attention scores of every pair.
+    """
+    keywords: dict[str, Any] = {"use_cache": False} if is_bridge(model) else {}
+    if positions is not None:
+        keywords["position_ids"] = positions
     return model(tokens, attention_mask=attention_mask, **keywords)
 
 

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from lofit_lens.batches import Batch, TokenSequence, encode_answers
+from lofit_lens.batches import TOKEN_BUDGET, Batch, TokenSequence, encode_answers
 from lofit_lens.lens import LensModel
 from lofit_lens.losses import dpo_loss, mean_answer_loss
 from lofit_lens.scoring import per_sequence, sequence_logprobs
@@ -49,14 +49,16 @@ class PreferenceObjective:
 
     sequences_per_example = 2
 
-    def __init__(self, model: LensModel, examples: Sequence[Example], beta: float) -> None:
-        self.beta = beta
+    def __init__(self, model: LensModel, examples: Sequence[Example], beta: float, token_budget: int = TOKEN_BUDGET) -> None:
+        self.beta, self.token_budget = beta, token_budget
         self.sequences = preference_sequences(model, examples)
         self.refer_to(model)
 
     def refer_to(self, model: LensModel) -> None:
         """Take the model as it is now, under whatever is attached, for the reference."""
-        self.reference = sequence_logprobs(model, self.sequences, description="reference").reshape(-1, 2)
+        self.reference = sequence_logprobs(
+            model, self.sequences, token_budget=self.token_budget, description="reference"
+        ).reshape(-1, 2)
 
     def loss(self, examples: list[int], batch: Batch, token_logprobs: Float[Tensor, "answer_token"]) -> Float[Tensor, ""]:
         chosen, rejected = per_sequence(token_logprobs, batch).reshape(-1, 2).unbind(-1)
@@ -84,12 +86,18 @@ def preference_sequences(model: LensModel, examples: Sequence[Example]) -> list[
     """
     for name, example in zip(names_of(examples), examples, strict=True):
         if not example.rejected:
-            raise ValueError(f"training {name} has no rejected answer; DPO needs one: {example.prompt[:60]!r}")
+            raise ValueError(f"{name} has no rejected answer; DPO needs one: {example.prompt[:60]!r}")
     return encode_answers(model, examples, [(example.answer, example.rejected[0]) for example in examples], eos=True)
 
 
 def objective_of(
-    model: LensModel, task: Task, *, dpo_beta: float, split: Split = "train", first: int | None = None
+    model: LensModel,
+    task: Task,
+    *,
+    dpo_beta: float,
+    token_budget: int = TOKEN_BUDGET,
+    split: Split = "train",
+    first: int | None = None,
 ) -> Objective:
     """The loss that the task names, over a split, or the first examples of it.
 
@@ -98,5 +106,5 @@ def objective_of(
     """
     examples = non_empty(task.splits[split], task, split)[:first]
     if task.loss == "dpo":
-        return PreferenceObjective(model, examples, dpo_beta)
+        return PreferenceObjective(model, examples, dpo_beta, token_budget)
     return AnswerObjective(model, examples)

@@ -36,8 +36,8 @@ class LabelledAnswers:
         prompts: one for each answer.
         answers: right and wrong ones.
         is_right: which.
-        questions: the number of the example that each belongs to.
-        names: what an error calls that example.
+        questions: the number of the prompt that each belongs to, so that a question of several examples is one.
+        names: what an error calls its example.
     """
 
     prompts: tuple[str, ...]
@@ -47,7 +47,7 @@ class LabelledAnswers:
     names: tuple[str, ...]
 
     def pairs(self) -> list[tuple[int, int]]:
-        """For each example, the places of its first right and its first wrong answer."""
+        """For each question, the places of its first right and its first wrong answer."""
         right, wrong = ({}, {})
         for place, (question, is_right) in enumerate(zip(self.questions, self.is_right, strict=True)):
             (right if is_right else wrong).setdefault(question, place)
@@ -55,19 +55,22 @@ class LabelledAnswers:
 
 
 def labelled_answers(examples: Sequence[Example], *, seed: int = 0) -> LabelledAnswers:
-    """Every right and every wrong answer of each example; where none are wrong, another example's right one, drawn by the seed.
+    """Every right and every wrong answer of each prompt, once; where none are wrong, another example's right one, by the seed.
 
     Raises:
         ValueError: no wrong answer can be found: all examples have the same right ones.
     """
     rng = random.Random(seed)
     pool = sorted({example.answer for example in examples})
-    rows = []
-    for number, (name, example) in enumerate(zip(names_of(examples), examples, strict=True)):
+    numbers: dict[str, int] = {}
+    name_of: dict[tuple[str, str, bool, int], str] = {}
+    for name, example in zip(names_of(examples), examples, strict=True):
+        number = numbers.setdefault(example.prompt, len(numbers))
         wrong = example.rejected or _someone_elses(example, pool, rng)
-        rows += [(example.prompt, answer, True, number, name) for answer in example.right_answers]
-        rows += [(example.prompt, answer, False, number, name) for answer in wrong]
-    return LabelledAnswers(*zip(*rows, strict=True))
+        for answers, is_right in ((example.right_answers, True), (wrong, False)):
+            for answer in answers:
+                name_of.setdefault((example.prompt, answer, is_right, number), name)
+    return LabelledAnswers(*zip(*((*row, name) for row, name in name_of.items()), strict=True))
 
 
 def _someone_elses(example: Example, pool: list[str], rng: random.Random) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ def _example_gradients(
     """For each training example, the gradient of its loss in the vectors of all heads, at the unedited model."""
     info = check_model(model)
     heads = tuple(Head(*head) for head in info.all_heads)
-    objective = objective_of(model, task, dpo_beta=dpo_beta)
+    objective = objective_of(model, task, dpo_beta=dpo_beta, token_budget=token_budget)
     vectors = torch.zeros(len(heads), info.d_head, device=lens.model_device(model), requires_grad=True)
     at_zero = HeadIntervention(heads, scale=vectors) if kind == "scale" else HeadIntervention(heads, offset=vectors)
     settings = Optimisation(learning_rate=0.0, token_budget=token_budget)

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from lofit_lens.evaluation import Evaluation
 from lofit_lens.files import new_folder, recover_folder
 from lofit_lens.heads import HeadScores
 from lofit_lens.interventions import Adapter, load_adapter
 from lofit_lens.lens import LensModel
 from lofit_lens.methods.base import Fit
+from lofit_lens.outcomes import Evaluation
 
 RUN_FILE = "run.json"
 ADAPTER_FOLDER = "adapter"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from lofit_lens.evaluation import Evaluation
+from lofit_lens.outcomes import Evaluation
 
 
 @dataclass(frozen=True)

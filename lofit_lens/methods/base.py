@@ -12,6 +12,7 @@ from lofit_lens.fitting import Optimisation
 from lofit_lens.heads import HeadScores
 from lofit_lens.interventions import Adapter
 from lofit_lens.lens import LensModel
+from lofit_lens.objectives import Objective, objective_of
 from lofit_lens.tasks.base import Task
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -82,6 +83,9 @@ class Trained:
 
     def _made_by(self, task: Task, seed: int) -> dict[str, Any]:
         return made_by(self, task, seed)
+
+    def _objective(self, model: LensModel, task: Task) -> Objective:
+        return objective_of(model, task, dpo_beta=self.dpo_beta, token_budget=self.token_budget)
 
     def _optimisation(self, learning_rate: float, epochs: int, l1: float = 0.0) -> Optimisation:
         return Optimisation(

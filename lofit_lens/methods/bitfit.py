@@ -5,6 +5,7 @@
 Where the model has such a bias (GPT-2, Phi), this is a change of it; where it has none (Llama, Gemma), one is added. Every
 offset at heads is such a bias, `b[l] = sum_h offset[l, h] W_O[l, h]` (see `HeadIntervention.residual_bias`): BitFit is free
 where LoFiT's offsets are confined to what a few heads can write. The original tunes all biases of the model.
+`init_std` does not apply.
 """
 
 import torch
@@ -17,7 +18,6 @@ from lofit_lens.interventions import ResidualIntervention
 from lofit_lens.lens import LensModel
 from lofit_lens.methods.base import Count, Fit, Positive, Trained
 from lofit_lens.models import base_of, check_model
-from lofit_lens.objectives import objective_of
 from lofit_lens.tasks.base import Task
 
 
@@ -41,13 +41,15 @@ class BitFit(Trained):
             NonFiniteLossError: the loss became NaN or infinite.
         """
         info = check_model(model)
-        objective = objective_of(model, task, dpo_beta=self.dpo_beta)
         layers = info.attention_layers
         biases = torch.zeros(len(layers), info.d_model, device=lens.model_device(model), requires_grad=True)
+        edit = ResidualIntervention(layers, biases, "attn_out")
+        edit.fwd_hooks(model)  # refuses a model whose attention output has no hook of its own
+        objective = self._objective(model, task)
         losses = train(
             model,
             objective,
-            ResidualIntervention(layers, biases, "attn_out"),
+            edit,
             [biases],
             self._optimisation(self.learning_rate, self.epochs),
             generator=torch.Generator().manual_seed(seed),

@@ -130,4 +130,5 @@ class ITI:
         else:
             generator = torch.Generator().manual_seed(seed)
             raw = [torch.randn(z.shape[1], generator=generator) for z in of_heads]
-        return [theta / theta.norm() for theta in raw]
+        # A head that says the same of right and wrong answers has no direction, and gets no offset.
+        return [torch.nn.functional.normalize(theta, dim=0) for theta in raw]

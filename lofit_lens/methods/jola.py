@@ -36,7 +36,6 @@ from lofit_lens.interventions import HeadIntervention, Remade
 from lofit_lens.lens import LensModel
 from lofit_lens.methods.base import Count, Fit, NotNegative, Positive, Trained
 from lofit_lens.models import base_of, check_model
-from lofit_lens.objectives import objective_of
 from lofit_lens.tasks.base import Task
 
 logger = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ class JoLA(Trained):
         """
         info = check_model(model)
         heads = tuple(Head(*head) for head in info.all_heads)
-        objective = objective_of(model, task, dpo_beta=self.dpo_beta)
+        objective = self._objective(model, task)
         generator = torch.Generator().manual_seed(seed)
         start = self.init_std * torch.randn(2, len(heads), info.d_head, generator=generator), self._gates(info, generator)
         vectors, log_alpha = (part.to(lens.model_device(model)).requires_grad_() for part in start)

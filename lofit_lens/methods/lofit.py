@@ -29,7 +29,7 @@ from lofit_lens.interventions import HeadIntervention, scores_from_norms
 from lofit_lens.lens import LensModel
 from lofit_lens.methods.base import Count, Fit, NotNegative, Positive, Trained
 from lofit_lens.models import base_of, check_model
-from lofit_lens.objectives import Objective, objective_of
+from lofit_lens.objectives import Objective
 from lofit_lens.tasks.base import Task
 
 
@@ -69,7 +69,7 @@ class LoFiT(Trained):
             ValueError: model or task cannot be used.
             NonFiniteLossError: the loss became NaN or infinite.
         """
-        return self._select(model, task, objective_of(model, task, dpo_beta=self.dpo_beta), seed)
+        return self._select(model, task, self._objective(model, task), seed)
 
     def _select(self, model: LensModel, task: Task, objective: Objective, seed: int) -> tuple[HeadScores, tuple[float, ...]]:
         info = check_model(model)
@@ -107,7 +107,7 @@ class LoFiT(Trained):
             head_count(self.k, len(info.all_heads))  # a k that cannot be used is refused before step 1 is paid for
         else:
             heads = checked_heads(self.heads, info.n_layers, info.n_heads)
-        objective = objective_of(model, task, dpo_beta=self.dpo_beta)
+        objective = self._objective(model, task)
         if self.heads is None:
             scores, losses["selection"] = self._select(model, task, objective, seed)
             heads = scores.top(self.k)

@@ -3,7 +3,7 @@
     W  <-  W + (alpha / rank) * B A        A drawn as `peft` does, B = 0 at the start; dropout on what goes into A
 
 Rank 8, alpha 8 and dropout 0.1 are the paper's: 4,194,304 numbers on Llama-2-7B. The layers are `peft`'s (extra
-`lofit-lens[lora]`); they stand in the model while it is trained, and the model's own come back.
+`lofit-lens[lora]`); they stand in the model while it is trained, and the model's own come back. `init_std` does not apply.
 """
 
 from typing import Annotated
@@ -12,14 +12,12 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from lofit_lens import lens
 from lofit_lens.fitting import train
 from lofit_lens.interventions import LoRAIntervention, Remade
 from lofit_lens.interventions.lora import LoRALayers
 from lofit_lens.lens import LensModel
 from lofit_lens.methods.base import Count, Fit, Positive, Trained
 from lofit_lens.models import base_of, check_model
-from lofit_lens.objectives import objective_of
 from lofit_lens.tasks.base import Task
 
 
@@ -49,12 +47,11 @@ class LoRA(Trained):
             ValueError: model or task cannot be used; before anything is run.
             NonFiniteLossError: the loss became NaN or infinite.
         """
-        objective = objective_of(model, task, dpo_beta=self.dpo_beta)
-        on_gpus = [lens.model_device(model)] if lens.model_device(model).type == "cuda" else []
-        # peft draws A, and torch its dropout, from the global generator.
-        with torch.random.fork_rng(devices=on_gpus):
+        # peft draws A, and torch its dropout, from the global generators, all of which `manual_seed` seeds.
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             layers = LoRALayers(model, self.rank, self.alpha, self.dropout)
+            objective = self._objective(model, task)
             layers.dropout(on=True)
             losses = train(
                 model,

@@ -21,7 +21,6 @@ from lofit_lens.interventions import LowRankIntervention, Remade
 from lofit_lens.lens import LensModel
 from lofit_lens.methods.base import Count, Fit, Positive, Trained
 from lofit_lens.models import base_of, check_model
-from lofit_lens.objectives import objective_of
 from lofit_lens.tasks.base import Task
 
 
@@ -61,7 +60,7 @@ class LoReFT(Trained):
         start = torch.randn(shape, generator=generator), *_as_a_linear_layer_starts(shape, generator)
         U, W, b = (tensor.to(lens.model_device(model)).requires_grad_() for tensor in start)
         LowRankIntervention(layers, orthonormal(U.detach()), W.detach(), b.detach(), self.prefix, self.suffix).fwd_hooks(model)
-        objective = objective_of(model, task, dpo_beta=self.dpo_beta)
+        objective = self._objective(model, task)
         losses = train(
             model,
             objective,

@@ -21,7 +21,6 @@ from lofit_lens.interventions import HeadIntervention
 from lofit_lens.lens import LensModel
 from lofit_lens.methods.base import Count, Fit, Positive, Trained
 from lofit_lens.models import base_of, check_model
-from lofit_lens.objectives import objective_of
 from lofit_lens.tasks.base import Task
 
 
@@ -52,7 +51,7 @@ class RED(Trained):
         heads = tuple(Head(*head) for head in info.all_heads if head[0] in edited)
         if not heads:
             raise ValueError(f"no head in the {self.layers} half of {info.n_layers} layers; layers='all' edits every one")
-        objective = objective_of(model, task, dpo_beta=self.dpo_beta)
+        objective = self._objective(model, task)
         generator = torch.Generator().manual_seed(seed)
         start = self.init_std * torch.randn(2, len(heads), info.d_head, generator=generator)
         scale, offset = (part.to(lens.model_device(model)).requires_grad_() for part in start)

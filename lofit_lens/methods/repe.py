@@ -67,14 +67,15 @@ class RepE:
         candidates = ResidualIntervention(layers, torch.zeros(len(layers), info.d_model))
         candidates.fwd_hooks(model)  # refuses layers that the model does not have
         labelled = labelled_answers(non_empty(task.train, task, "train"), seed=seed)
-        texts = (labelled.prompts, labelled.answers)
-        encode(model, *texts, eos=False, names=labelled.names)  # before the pass that DPO's reference costs
-        objective = objective_of(model, task, dpo_beta=self.dpo_beta, split="val", first=self.n_val)
-        h = last_token_residual(model, *texts, layers, names=labelled.names, token_budget=self.token_budget)
-        pairs = torch.tensor(labelled.pairs())
-        differences = h[:, pairs[:, 0]] - h[:, pairs[:, 1]]
+        pairs = [place for pair in labelled.pairs() for place in pair]
+        prompts, answers, names = ([part[i] for i in pairs] for part in (labelled.prompts, labelled.answers, labelled.names))
+        encode(model, prompts, answers, eos=False, names=names)  # before the pass that DPO's reference costs
+        settings = {"dpo_beta": self.dpo_beta, "token_budget": self.token_budget, "first": self.n_val}
+        objective = objective_of(model, task, split="val", **settings)
+        h = last_token_residual(model, prompts, answers, layers, names=names, token_budget=self.token_budget)
+        differences = h[:, 0::2] - h[:, 1::2]
         directions = torch.stack([principal_direction(d) if self.vector == "reading" else d.mean(0) for d in differences])
-        vectors = self.alpha * directions / directions.norm(dim=-1, keepdim=True)
+        vectors = self.alpha * torch.nn.functional.normalize(directions, dim=-1)
         losses = tuple(
             mean_loss(model, objective, ResidualIntervention((layer,), vectors[i : i + 1]), token_budget=self.token_budget)
             for i, layer in enumerate(progress(layers, f"{task.name}: layers"))

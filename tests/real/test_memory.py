@@ -34,7 +34,7 @@ import lofit_lens as ll
 from lofit_lens.tiny import tiny_config, tiny_tokenizer
 
 config = tiny_config("llama", n_layers=32)
-config.num_attention_heads, config.num_key_value_heads, config.head_dim = 32, 1, 128
+config.num_attention_heads, config.num_key_value_heads, config.head_dim = 32, 32, 128
 config.architectures = ["LlamaForCausalLM"]
 hf_model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
 model = TransformerBridge.boot_transformers("wide", hf_model=hf_model.eval(), tokenizer=tiny_tokenizer(), device="cpu")

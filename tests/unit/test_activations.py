@@ -6,6 +6,7 @@ import torch
 import lofit_lens as ll
 from lofit_lens import activations, lens, tiny
 from lofit_lens.activations import last_token_residual, last_token_z
+from lofit_lens.batches import encode_prompt
 from lofit_lens.tasks import Example
 
 PROMPTS, ANSWERS = ["Q: who? A:", "Q: who? A:", "Q: when? A:"], [" Bo", " nobody", " now"]
@@ -14,9 +15,9 @@ PROMPTS, ANSWERS = ["Q: who? A:", "Q: who? A:", "Q: when? A:"], [" Bo", " nobody
 def passes(run) -> int:
     """How many packs go through the model."""
     seen = []
-    pass_through = activations.read_pack
+    pass_through = lens.plain_forward
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(activations, "read_pack", lambda *given: seen.append(1) or pass_through(*given))
+        patch.setattr(lens, "plain_forward", lambda *given: seen.append(1) or pass_through(*given))
         run()
     return len(seen)
 
@@ -112,3 +113,12 @@ def test_no_texts_are_refused(llama, tmp_path):
     with pytest.raises(ValueError, match="got no prompts and no answers"):
         last_token_residual(llama, [], [], [0])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prompt_is_read_once_under_all_its_answers(llama):
+    sizes = []
+    look = ("blocks.0.hook_resid_pre", lambda value, hook: sizes.append(value.shape[0] * value.shape[1]))
+    with llama.hooks(fwd_hooks=[look]):
+        last_token_z(llama, ["a long question" * 4] * 5, [" yes", " no", " so", " oh", " ah"])
+    prompt = len(encode_prompt(llama, "a long question" * 4))
+    assert sum(sizes) < 2 * prompt

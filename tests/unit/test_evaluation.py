@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from lofit_lens import answer_logprobs, check_task, evaluate, evaluate_folds, generate
-from lofit_lens.evaluation import Evaluation
 from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention
+from lofit_lens.outcomes import Evaluation
 from lofit_lens.tasks import Example, Records, TruthfulQA
 
 EDIT = HeadIntervention((Head(0, 1), Head(2, 2)), offset=0.3 * torch.randn(2, 16, generator=torch.Generator().manual_seed(0)))
@@ -351,7 +351,7 @@ def test_a_bad_example_is_named_before_anything_is_trained(speaker, toy_task, sp
     [
         (("",), r"example 1 \(people.csv, record 7\): the answer '' tokenises to nothing"),
         (("o" * 300,), r"example 1 \(people.csv, record 7\) needs \d+ tokens"),
-        ((), r"training example 1 \(people.csv, record 7\) has no rejected answer"),
+        ((), r"example 1 \(people.csv, record 7\) has no rejected answer"),
     ],
 )
 def test_what_dpo_rejects_is_checked_too(speaker, toy_task, rejected, message):

@@ -284,7 +284,7 @@ def test_a_model_that_gives_nan_stops_at_the_first_step(kind):
 
 def test_a_preference_task_without_a_rejected_answer_is_refused(llama, toy_task):
     task = toy_task({"train": [EXAMPLES[0], Example("what is it?", " this")]}, loss="dpo")
-    with pytest.raises(ValueError, match=r"training example 1 has no rejected answer; DPO needs one: 'what is it\?'"):
+    with pytest.raises(ValueError, match=r"example 1 has no rejected answer; DPO needs one: 'what is it\?'"):
         objective_of(llama, task, dpo_beta=BETA)
 
 
@@ -303,3 +303,14 @@ def test_heads_that_the_model_does_not_have_are_refused(llama):
         fit(llama, "cross_entropy", "offset", Optimisation(1e-2), heads=(Head(3, 0),))
     with pytest.raises(ValueError, match="no heads given"):
         fit(llama, "cross_entropy", "offset", Optimisation(1e-2), heads=())
+
+
+def test_the_reference_of_dpo_keeps_to_the_token_budget_too(llama, toy_task):
+    sizes = []
+    task = toy_task({"train": EXAMPLES}, loss="dpo")
+    with llama.hooks(fwd_hooks=[("blocks.0.attn.hook_z", lambda z, hook: sizes.append(z.shape[0] * z.shape[1]))]):
+        objective_of(llama, task, dpo_beta=BETA, token_budget=40)
+        assert max(sizes) <= 40
+        sizes.clear()
+        objective_of(llama, task, dpo_beta=BETA)
+    assert max(sizes) > 40

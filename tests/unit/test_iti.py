@@ -171,3 +171,19 @@ def test_saved_and_loaded_it_gives_the_same_logits(llama, task, tmp_path):
     base, *edited = (ll.answer_logprobs(llama, ["Q: Is 5 more than 1? A:"], [" Yes."], edit) for edit in (None, made, again))
     assert torch.equal(*edited)
     assert not torch.allclose(base, edited[0])
+
+
+@pytest.mark.parametrize("setting", [{"val_share": 0.6}, {"standardise": False}, {"max_iter": 1}])
+def test_the_probes_settings_change_the_probes(llama, task, setting):
+    plain, other = (ITI(heads=((1, 2),), direction="probe", **more).fit(llama, task) for more in ({}, setting))
+    assert not torch.equal(plain.intervention.offset, other.intervention.offset)
+
+
+def test_a_head_that_says_the_same_of_all_answers_gets_no_offset(llama, toy_task, monkeypatch):
+    z = torch.zeros(3, 4, 4, 16)
+    z[:2, :, :, 0] = torch.tensor([3.0, -1.0, 1.0, 0.0])[:, None]
+    monkeypatch.setattr(iti, "last_token_z", lambda *_, **__: z)
+    task = toy_task({"train": [Example("a", " b", rejected=(" c",)), Example("d", " e", rejected=(" f",))]})
+    fit = ITI(heads=((0, 0), (2, 1))).fit(llama, task)
+    assert fit.intervention.offset[0].any()
+    assert not fit.intervention.offset[1].any()

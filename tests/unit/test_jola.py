@@ -176,3 +176,14 @@ def test_every_step_draws_anew(llama, task, monkeypatch):
     _, *steps = seen  # the first is where the edit is tried on
     assert len(steps) == 4
     assert len({tuple(u.flatten().tolist()) for u in steps}) == 4
+
+
+def test_the_penalty_closes_gates_in_a_fit(llama, task):
+    free, penalised = (JoLA(epochs=20, penalty=penalty, gate_lr=0.5).fit(llama, task).scores for penalty in (0.0, 1.0))
+    assert penalised.values.sum() < 0.5 * free.values.sum()
+
+
+@pytest.mark.parametrize("setting", [{"gate_lr": 0.5}, {"init_std": 0.1}])
+def test_gates_and_starts_have_settings_of_their_own(llama, task, setting):
+    plain, other = (JoLA(epochs=2, **more).fit(llama, task).intervention for more in ({}, setting))
+    assert not torch.equal(plain.offset, other.offset)

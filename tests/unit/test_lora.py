@@ -1,5 +1,7 @@
 """LoRA: its formula against weights changed by hand, and what it leaves behind in the model, which is nothing."""
 
+import sys
+
 import pytest
 import torch
 
@@ -96,3 +98,18 @@ def test_one_inside_another_is_refused_with_the_reason(llama):
 def test_factors_of_another_model_are_refused(llama, gpt2):
     with pytest.raises(ValueError, match=r"factors \['0.q.A', .* do not fit this model"):
         logits_of(gpt2, random_edit(llama))
+
+
+def test_a_fit_has_dropout(llama, toy_task):
+    task = toy_task({"train": EXAMPLES})
+    plain, dropped = (LoRA(dropout=share, epochs=2).fit(llama, task).intervention for share in (0.0, 0.5))
+    assert any(not torch.equal(factor, dropped.factors[name]) for name, factor in plain.factors.items())
+
+
+def test_without_the_extra_nothing_is_run(llama, toy_task, passes, monkeypatch):
+    """The reference of DPO would be a pass over all examples."""
+    task = toy_task({"train": [Example("q", " a", rejected=(" b",))]}, loss="dpo")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError, match="lofit-lens\\[lora\\]"):
+        LoRA().fit(llama, task)
+    assert not passes

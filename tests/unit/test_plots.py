@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lofit_lens.analysis import TransferTable
-from lofit_lens.evaluation import Evaluation
 from lofit_lens.heads import HeadScores
+from lofit_lens.outcomes import Evaluation
 from lofit_lens.plots import head_heatmap, head_heatmaps, transfer_matrix
 
 NAN = math.nan

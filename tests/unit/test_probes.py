@@ -92,3 +92,15 @@ def test_wrong_answers_are_the_examples_own_or_someone_elses():
     assert labelled.questions == (0, 0, 0, 0, 1, 1)
     with pytest.raises(ValueError, match="no example has another answer than ' here'"):
         labelled_answers([Example("Where?", " here")])
+
+
+def test_a_question_of_several_examples_is_one_and_its_answers_count_once():
+    pairs = [
+        Example("q", " a", rejected=(" x",)),
+        Example("q", " a", rejected=(" y",)),
+        Example("other", " b", rejected=(" z",)),
+    ]
+    labelled = labelled_answers(pairs)
+    assert labelled.answers == (" a", " x", " y", " b", " z")
+    assert labelled.questions == (0, 0, 0, 1, 1)
+    assert labelled.pairs() == [(0, 1), (3, 4)]

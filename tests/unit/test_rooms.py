@@ -14,7 +14,7 @@ ROOT = Path(lofit_lens.__file__).parent
 LEVELS = (
     {"files", "heads", "layout", "lens", "losses", "plots.template", "progress", "statistics", "tasks.base", "tiny"},
     {"adapters", "batches", "caches", "embedded", "patching", "tasks.sources", "tasks.world"},
-    {"packing", "tasks.data"},
+    {"outcomes", "packing", "tasks.data"},
     {"examination"},
     {"models", "tasks.clutrr", "tasks.counterfactual", "tasks.ioi", "tasks.kinship", "tasks.mquake", "tasks.own"}
     | {"tasks.open_domain", "tasks.reasoning", "tasks.text", "tasks.truth", "tasks.truthfulqa"},

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lofit_lens import HeadIntervention, attached, tiny_model
-from lofit_lens.evaluation import Evaluation
 from lofit_lens.heads import Head, HeadScores
 from lofit_lens.methods.base import Fit
+from lofit_lens.outcomes import Evaluation
 from lofit_lens.store import ADAPTER_FOLDER, RUN_FILE, Run, RunStore, scores_from_json, scores_to_json
 
 NAN = math.nan

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lofit_lens.analysis import TransferTable
-from lofit_lens.evaluation import Evaluation
+from lofit_lens.outcomes import Evaluation
 
 
 def evaluation(task: str, metric: str, *scores: float) -> Evaluation:
