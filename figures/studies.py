@@ -8,7 +8,7 @@ and started at any time, and several processes can work on different parts.
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +32,43 @@ TASKS: dict[str, Task] = {
     "clutrr": ll.tasks.CLUTRR(seed=42, **SIZES),
     "truthfulqa": ll.tasks.TruthfulQA(fold=0, n_train=100, n_test=200),  # 82
 }
+#: Step 1's settings are those of `figures/paper_tasks`; nothing here tunes them.
 LOFIT = ll.methods.LoFiT(scale_lr=1e-2, l1=1e-3)
 LOFIT_SCORES = Path(__file__).parent / "lofit_scores"
 
 
-def stored(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What is in that file, computed and written if it is not there."""
+def stored(path: Path, made_of: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is in that file, computed and written if it is not there.
+
+    Raises:
+        ValueError: the file was made of other settings than these.
+    """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(path, json.dumps(compute()))
+        write_text_atomically(path, json.dumps({"made_of": made_of, **compute()}))
         logging.info("%s is done", path.stem)
-    return json.loads(path.read_text())
+    found = json.loads(path.read_text())
+    if found["made_of"] != json.loads(json.dumps(made_of)):
+        raise ValueError(f"{path} was made of {found['made_of']}, wanted {made_of}; delete it, and it is made again")
+    return found
+
+
+def made_of(task_name: str, methods: Sequence[ll.methods.Method], seed: int) -> dict[str, Any]:
+    """What decides a cell."""
+    return {"task": TASKS[task_name].settings(), "methods": [method.settings() for method in methods], "seed": seed}
+
+
+def known(words: Sequence[str], *choices: Iterable[str]) -> list[str]:
+    """The words, each of which must be a choice.
+
+    Raises:
+        ValueError: says which is not.
+    """
+    wanted = [choice for group in choices for choice in group]
+    for word in words:
+        if word not in wanted:
+            raise ValueError(f"got {word!r}, wanted some of {', '.join(wanted)}")
+    return list(words)
 
 
 def lofit_scores(model: LensModel, model_name: str, task_name: str, seed: int) -> tuple[ll.HeadScores, float]:
@@ -53,7 +79,8 @@ def lofit_scores(model: LensModel, model_name: str, task_name: str, seed: int) -
         scores, _ = LOFIT.select(model, TASKS[task_name], seed=seed)
         return {"scores": scores.values.tolist(), "seconds": time.process_time() - start}
 
-    found = stored(LOFIT_SCORES / f"{model_name}-{task_name}-seed{seed}.json", select)
+    path = LOFIT_SCORES / f"{model_name}-{task_name}-seed{seed}.json"
+    found = stored(path, made_of(task_name, [LOFIT], seed), select)
     return ll.HeadScores(torch.tensor(found["scores"])), found["seconds"]
 
 

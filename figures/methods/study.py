@@ -1,9 +1,15 @@
 """Every method on six tasks, side by side: what it learns, what that costs, and what it changes elsewhere.
 
 SmolLM2-135M-Instruct (dequantised, float32), the sizes of `figures/studies.py`, seeds 0 and 1, five epochs in batches of 8 for
-whatever is trained. Every method has the same budget for its settings: two values of what matters most to it, about a factor of
-five apart, of which the validation split picks one with seed 0; both seeds then use it. LoFiT keeps 10 % of the heads. What an
-edit costs elsewhere is measured on 50 ARC-Challenge test questions with their right answers, text that no task here has.
+whatever is trained. Two values of what matters most to a method, about a factor of five apart, are tried with seed 0; the
+validation split picks one, and both seeds use it. Beyond that budgets differ as the methods do: LoFiT trains twice (5 + 5
+epochs) and keeps 10 % of the heads, RepE also chooses a layer by 25 validation examples, zero-shot has nothing to choose, JoLA
+has 5 epochs where its default is 10. TruthfulQA is always asked behind the published instruction and six examples, which
+"zero-shot" has too, and few-shot examples stand in front of.
+
+What an edit costs elsewhere is measured on 50 ARC-Challenge test questions with their right answers, text that no task here
+has. LoReFT edits prompts only and has no such cost. Tests pair the same test examples under a method and under LoFiT, given the
+two fits of each; q is p after Benjamini and Hochberg over the whole table.
 
     python -m figures.methods.study                     # run what is missing
     python -m figures.methods.study kinship mquake      # only these tasks; several can run side by side
@@ -12,17 +18,17 @@ edit costs elsewhere is measured on 50 ARC-Challenge test questions with their r
 
 import json
 import logging
-import statistics
 import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
+from scipy import stats
 
 import lofit_lens as ll
-from figures.studies import LOFIT, TASKS, best_of, interval_text, lofit_scores, paired, stored, write_table
+from figures.studies import LOFIT, TASKS, best_of, interval_text, known, lofit_scores, made_of, paired, stored, write_table
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import ITI, RED, BitFit, FewShot, JoLA, LoFiT, LoRA, LoReFT, Method, RepE
 
@@ -58,7 +64,9 @@ def run(model: LensModel, task_name: str, texts: list[str]) -> None:
     for name, methods in candidates(task_name).items():
         chosen = methods
         for seed in SEEDS_OF.get(name, SEEDS):
-            cell = stored(cell_path(task_name, name, seed), lambda: judged(model, task_name, chosen, seed, texts))  # noqa: B023
+            made = made_of(task_name, chosen, seed)
+            path = cell_path(task_name, name, seed)
+            cell = stored(path, made, lambda: judged(model, task_name, chosen, seed, texts))  # noqa: B023 - called at once
             if seed == 0:
                 chosen = (methods[cell["chosen"]],)
 
@@ -76,7 +84,7 @@ def judged(model: LensModel, task_name: str, methods: tuple[Method, ...], seed: 
     adapter, found = best_of(model, TASKS[task_name], methods, seed)
     if isinstance(adapter, ll.HeadIntervention) and isinstance(methods[0], LoFiT | ITI):
         adapter.save(RESULTS / "adapters" / f"{task_name}-{type(methods[0]).__name__}-seed{seed}", model, overwrite=True)
-    cost = ll.side_effects(model, adapter, texts).summary()["mean"].to_dict()
+    cost = ll.side_effects(model, adapter, texts).summary()["mean"].to_dict() if adapter.position_free else None
     return found | {"n_parameters": adapter.n_parameters, "selection_seconds": selection_seconds, "cost": cost}
 
 
@@ -88,17 +96,21 @@ def table() -> pd.DataFrame:
         for name in candidates(task_name):
             if found := cells(task_name, name):
                 rows.append({"task": task_name, "method": name, **_row(found, lofit, is_lofit=name == "LoFiT")})
+    tested = [row for row in rows if row["p"] != ""]
+    for row, q in zip(tested, stats.false_discovery_control([row["p"] for row in tested]) if tested else (), strict=True):
+        row |= {"p": f"{row['p']:.4f}", "q": f"{q:.4f}"}
     return pd.DataFrame(rows)
 
 
 def cells(task_name: str, method_name: str) -> list[dict[str, Any]]:
+    """The cells of all seeds, or none if one is missing."""
     paths = [cell_path(task_name, method_name, seed) for seed in SEEDS_OF.get(method_name, SEEDS)]
-    return [json.loads(path.read_text()) for path in paths if path.exists()]
+    return [json.loads(path.read_text()) for path in paths] if all(path.exists() for path in paths) else []
 
 
 def _row(found: list[dict[str, Any]], lofit: list[dict[str, Any]], *, is_lofit: bool) -> dict[str, Any]:
     tests = [ll.Evaluation.from_json(cell["test"]) for cell in found]
-    picked = found[0]["trials"][found[0]["chosen"]]
+    picked, costs = _chosen(found[0]), [cell["cost"] for cell in found if cell["cost"] is not None]
     row = {
         "metric": tests[0].metric,
         "n": tests[0].n,
@@ -107,17 +119,18 @@ def _row(found: list[dict[str, Any]], lofit: list[dict[str, Any]], *, is_lofit: 
         "each seed's 95 % interval": "; ".join(interval_text(test.value, *test.interval()) for test in tests),
         "less than LoFiT by": "",
         "p": "",
+        "q": "",
         "numbers in the edit": found[0]["n_parameters"],
-        "processor seconds of a fit": round(_mean(cell["selection_seconds"] + _chosen(cell)["seconds"] for cell in found)),
-        "rise in cross-entropy": round(_mean(cell["cost"]["rise_in_cross_entropy"] for cell in found), 3),
-        "KL": round(_mean(cell["cost"]["kl"] for cell in found), 3),
+        "processor seconds of a fit": round(fmean(cell["selection_seconds"] + _chosen(cell)["seconds"] for cell in found)),
+        "rise in cross-entropy": round(fmean(cost["rise_in_cross_entropy"] for cost in costs), 3) if costs else "",
+        "KL": round(fmean(cost["kl"] for cost in costs), 3) if costs else "",
         "picked": ", ".join(f"{key} {picked['settings'][key]:g}" for key in VARIED if key in picked["settings"]),
     }
     if lofit and not is_lofit:
         # A method without seeds is compared with every seed of LoFiT.
         ours = found if len(found) == len(lofit) else found[:1] * len(lofit)
         mean, low, high, p = paired(lofit, ours)
-        row |= {"less than LoFiT by": interval_text(mean, low, high), "p": f"{p:.4f}"}
+        row |= {"less than LoFiT by": interval_text(mean, low, high), "p": p}
     return row
 
 
@@ -125,18 +138,15 @@ def _chosen(cell: dict[str, Any]) -> dict[str, Any]:
     return cell["trials"][cell["chosen"]]
 
 
-def _mean(values: Iterable[float]) -> float:
-    return statistics.fmean(values)
-
-
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if sys.argv[1:] == ["table"]:
         write_table(table(), RESULTS.parent, "table")
         return
+    parts = known(sys.argv[1:], TASKS) or TASKS
     model = ll.load_model(MODEL)
     texts = [f"{one.prompt}{one.answer}" for one in ll.tasks.ARCChallenge(n_test=50).test]
-    for task_name in sys.argv[1:] or TASKS:
+    for task_name in parts:
         run(model, task_name, texts)
 
 

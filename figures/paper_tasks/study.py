@@ -8,9 +8,9 @@ seed 0 (TruthfulQA: fold 0's), for each task and share of heads.
 Each cell writes one JSON file beside this script and is skipped when that file exists, so the study can be stopped and
 started at any time. About three hours on two cores.
 
-    python figures/paper_tasks/study.py                       # run what is missing
-    python figures/paper_tasks/study.py base mquake           # only these parts; several can run side by side
-    python figures/paper_tasks/study.py table                 # what has come out, also written to table.csv and table.md
+    python -m figures.paper_tasks.study                       # run what is missing
+    python -m figures.paper_tasks.study base mquake           # only these parts; several can run side by side
+    python -m figures.paper_tasks.study table                 # what has come out, also written to table.csv and table.md
 """
 
 import json
@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 
 import lofit_lens as ll
+from figures.studies import write_table
 from lofit_lens.files import write_text_atomically
 from lofit_lens.lens import LensModel
 from lofit_lens.tasks import Task
@@ -172,20 +173,11 @@ def _rows(model: str, task_name: str, setting: str, cells: list[str]) -> list[di
     return rows
 
 
-def write_table() -> None:
-    found = table()
-    write_text_atomically(HERE / "table.csv", found.to_csv(index=False))
-    lines = ["| " + " | ".join(found.columns) + " |", "|" + "---|" * len(found.columns)]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in found.itertuples(index=False)]
-    write_text_atomically(HERE / "table.md", "\n".join(lines) + "\n")
-    print(found.to_string(index=False))
-
-
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     RESULTS.mkdir(exist_ok=True)
     if sys.argv[1:] == ["table"]:
-        write_table()
+        write_table(table(), HERE, "table")
         return
     for part in sys.argv[1:] or ("base", *TRAINED):
         if part == "base":
