@@ -137,8 +137,9 @@ def is_hooked(model: LensModel) -> bool:
         if not hasattr(module, "fwd_hooks")
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     ]
-    # A Bridge puts some of its own on norms and MLPs when it first runs.
-    foreign = any(not str(getattr(hook, "__module__", "")).startswith("transformer_lens.") for hook in hooks)
+    # A Bridge puts some of its own on norms and MLPs when it first runs, transformers its recorders of hidden states.
+    theirs = ("transformer_lens.", "transformers.")
+    foreign = any(not str(getattr(hook, "__module__", "")).startswith(theirs) for hook in hooks)
     return foreign or _hook_points_in_use(model, ("",))
 
 

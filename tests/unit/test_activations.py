@@ -122,3 +122,9 @@ def test_a_prompt_is_read_once_under_all_its_answers(llama):
         last_token_z(llama, ["a long question" * 4] * 5, [" yes", " no", " so", " oh", " ah"])
     prompt = len(encode_prompt(llama, "a long question" * 4))
     assert sum(sizes) < 2 * prompt
+
+
+def test_recorders_that_transformers_leaves_behind_are_no_edit(tmp_path):
+    model = ll.tiny_model("llama")
+    model.original_model(torch.tensor([[5, 6]]), output_hidden_states=True)
+    last_token_z(model, PROMPTS, ANSWERS, folder=tmp_path)
