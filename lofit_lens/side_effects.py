@@ -92,12 +92,12 @@ def side_effects(
         intervention: the edit. To one that depends on positions, such as LoReFT's, a text's first token is the prompt, and the
             rest its answer.
         texts: ordinary text, held out from whatever the edit was fitted on; None takes 100 texts of OpenWebText, as ITI
-            does (see `tasks.open_web_text`). `tasks.texts_of` makes them of a file or of another task.
+            does, and fetches them the first time (`tasks.open_web_text`). `tasks.texts_of` makes them of a file or of another task.
         max_tokens: of each text that are looked at (the published 128), or as many as the model's context has room for.
         token_budget: padded tokens that go through the model at once, as far as `scoring.logit_rows` allows.
 
     Raises:
-        FileNotFoundError: OpenWebText is wanted, and has not been downloaded.
+        ConnectionError: OpenWebText is wanted, is not on this machine, and the hub is out of reach.
         ValueError: no texts, one of fewer than two tokens, or an edit that does not fit; before anything is run.
         ArithmeticError: a cross-entropy or KL is not finite.
     """

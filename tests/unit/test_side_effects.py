@@ -117,7 +117,9 @@ def test_texts_that_say_nothing_are_refused(llama, texts, message):
 def test_texts_are_open_web_texts_if_none_are_given(llama, tmp_path, monkeypatch):
     monkeypatch.setenv("LOFIT_LENS_DATA", str(tmp_path))
     monkeypatch.setattr(sources, "cache_dir", lambda: tmp_path / "cache")
-    with pytest.raises(FileNotFoundError, match="lofit-lens download open_web_text"):
+    nowhere = sources.DataFile("open_web_text/train.parquet", "http://127.0.0.1:9/train.parquet", "0" * 64, "")
+    monkeypatch.setitem(sources.SOURCES, "open_web_text", (nowhere,))
+    with pytest.raises(ConnectionError, match=r"could not be fetched.*or measure on other text \(texts=\.\.\., --text\)"):
         side_effects(llama, EDIT)
     (tmp_path / "open_web_text").mkdir()
     lines = [f'{{"text": "The news of day {i}."}}' for i in range(120)]

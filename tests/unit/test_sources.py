@@ -9,9 +9,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from lofit_lens.tasks import TASKS, sources
+from lofit_lens.tasks import TASKS, open_web_text, sources
 from lofit_lens.tasks.data import data_file
 from lofit_lens.tasks.sources import SOURCES, DataFile, download, downloads_folder
 
@@ -89,6 +90,21 @@ def test_a_download_is_found_behind_the_environment_variable_but_not_behind_a_gi
     own.parent.mkdir()
     own.write_text("")
     assert data_file("svamp/SVAMP.json") == own
+
+
+def test_open_web_text_is_fetched_when_it_is_first_wanted(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = tmp_path / "served" / "train.parquet"
+    pd.DataFrame({"text": ["One.", "Two.", "Three."]}).to_parquet(served)
+    digest = hashlib.sha256(served.read_bytes()).hexdigest()
+    file = DataFile("open_web_text/train.parquet", f"{server}/train.parquet", digest, "CC0 1.0")
+    monkeypatch.setitem(SOURCES, "open_web_text", (file,))
+    assert set(open_web_text(3)) == {"One.", "Two.", "Three."}
+    served.unlink()
+    assert len(open_web_text(2)) == 2
+    with pytest.raises(FileNotFoundError):
+        open_web_text(2, data_dir=tmp_path / "elsewhere")
 
 
 def test_a_file_of_the_hub_must_be_what_the_hub_states(server: str, monkeypatch: pytest.MonkeyPatch) -> None:

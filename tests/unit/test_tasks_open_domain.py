@@ -82,7 +82,5 @@ def test_open_web_text(tmp_path):
 def test_files_that_are_missing_can_be_downloaded(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "cache_dir", lambda: tmp_path)
     monkeypatch.setenv("LOFIT_LENS_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="lofit-lens download open_web_text"):
-        open_web_text()
     with pytest.raises(FileNotFoundError, match="lofit-lens download trivia_qa"):
         _ = TriviaQA().test
