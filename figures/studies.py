@@ -1,8 +1,9 @@
 """What the studies beside this file share: their small setting, cells that are computed once, and tables.
 
 Tasks are small, so that a study costs hours on two CPU cores, not days: 100 training examples, at most 100 to pick settings by,
-200 to test on (CLUTRR, whose stories are three times as long as the others' prompts: 50, 50 and 200). Whatever a study computes is a cell, one JSON file, and is skipped when that file exists: a study can be stopped
-and started at any time, and several processes can work on different parts.
+200 to test on (CLUTRR, whose stories are three times as long as the others' prompts: 50, 50 and 200). Whatever a study computes
+is a cell, one JSON file, and is skipped when that file exists: a study can be stopped and started at any time, and several
+processes can work on different parts.
 """
 
 import json
@@ -76,7 +77,7 @@ def lofit_scores(model: LensModel, model_name: str, task_name: str, seed: int) -
 
     def select() -> dict[str, Any]:
         start = time.process_time()
-        scores, _ = LOFIT.select(model, TASKS[task_name], seed=seed)
+        scores = LOFIT.select(model, TASKS[task_name], seed=seed)
         return {"scores": scores.values.tolist(), "seconds": time.process_time() - start}
 
     path = LOFIT_SCORES / f"{model_name}-{task_name}-seed{seed}.json"

@@ -3,13 +3,14 @@
 from lofit_lens import activations, analysis, causal, methods, plots, probes, selection, tasks
 from lofit_lens.evaluation import check_task, evaluate, evaluate_folds
 from lofit_lens.generation import generate
-from lofit_lens.heads import Head, HeadScores, random_heads, random_heads_like
+from lofit_lens.heads import Head, HeadScores
 from lofit_lens.interventions import HeadIntervention, Intervention, attached, load_adapter
 from lofit_lens.judging import YesNoJudge, evaluate_open_ended
 from lofit_lens.methods import Fit
 from lofit_lens.models import check_model, load_model, tiny_model
 from lofit_lens.outcomes import Evaluation
 from lofit_lens.scoring import answer_logprobs
+from lofit_lens.selection import random_scores
 from lofit_lens.side_effects import SideEffects, side_effects
 
 __all__ = [
@@ -37,8 +38,7 @@ __all__ = [
     "methods",
     "plots",
     "probes",
-    "random_heads",
-    "random_heads_like",
+    "random_scores",
     "selection",
     "side_effects",
     "tasks",

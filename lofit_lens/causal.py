@@ -86,7 +86,7 @@ def leave_one_out_scores(
         others = [other for other in intervention.heads if other != head]
         values[head] = whole - quality(intervention.restrict(others) if others else None)
     name = "log-likelihood of the answer, in nats," if measure == "loss" else metric or task.metric
-    made_by = {"method": f"leave one out ({measure})", "task": task.name, "split": split, "of": dict(intervention.made_by)}
+    made_by = {"method": f"leave one out ({measure})", **task.provenance(), "split": split, "of": dict(intervention.made_by)}
     return HeadScores(values, quantity=f"{name} lost without the head", made_by=made_by)
 
 

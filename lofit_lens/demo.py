@@ -17,11 +17,12 @@ from lofit_lens import plots
 from lofit_lens.analysis import TransferTable
 from lofit_lens.evaluation import evaluate
 from lofit_lens.files import check_writable, write_json_atomically, write_text_atomically
-from lofit_lens.heads import Head, random_heads
+from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import LoFiT
-from lofit_lens.models import check_model, fingerprint, load_model
+from lofit_lens.models import fingerprint, load_model
+from lofit_lens.selection import random_scores
 from lofit_lens.store import Run, RunStore, scores_to_json
 from lofit_lens.tasks import Counterfactual, Kinship, Task, Truth
 
@@ -85,7 +86,7 @@ def _transfer_cells(model: LensModel, tasks: tuple[Task, ...], own: dict[str, Ru
         for source in tasks:
             if source is not task:
                 yield Cell(task, source.name, replace(LOFIT, heads=_heads(own[source.name])))
-        drawn = random_heads(K, check_model(model).all_heads, seed=SEED)
+        drawn = random_scores(model, seed=SEED).top(K)
         yield Cell(task, "random", replace(LOFIT, heads=drawn))
 
 

@@ -1,14 +1,11 @@
 """Attention heads, and scores over all heads of a model."""
 
-import collections
-import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -116,52 +113,3 @@ class HeadScores:
                 "score": [self[head] for head in ranked],
             }
         )
-
-
-def random_heads(
-    k: int | float, heads: Iterable[tuple[int, int]], seed: int, *, equal_per_layer: bool = False
-) -> tuple[Head, ...]:
-    """`k` heads drawn without replacement from `heads`, the paper's random control (section 4, Table 2 and footnote 5).
-
-    Args:
-        k: a count, or a fraction of `heads`.
-        heads: to draw from.
-        seed: which are drawn.
-        equal_per_layer: as many from each layer, give or take one, instead of uniformly from all.
-
-    Raises:
-        ValueError: k is not positive, or more than there are; or the layers are too small to share k equally.
-    """
-    pool = sorted({Head(*head) for head in heads})
-    count = head_count(k, len(pool))
-    shuffled = _shuffled(pool, torch.Generator().manual_seed(seed))
-    if not equal_per_layer:
-        return tuple(shuffled[:count])
-    turns: dict[int, list[Head]] = {}
-    for head in shuffled:
-        turns.setdefault(head.layer, []).append(head)
-    chosen = [head for turn in itertools.zip_longest(*turns.values()) for head in turn if head is not None][:count]
-    per_layer = [sum(head.layer == layer for head in chosen) for layer in turns]
-    if max(per_layer) - min(per_layer) > 1:
-        raise ValueError(f"{count} heads cannot be shared equally by layers of {[len(turn) for turn in turns.values()]} heads")
-    return tuple(chosen)
-
-
-def random_heads_like(wanted: Iterable[tuple[int, int]], heads: Iterable[tuple[int, int]], seed: int) -> tuple[Head, ...]:
-    """As many heads from each layer as `wanted` has there, drawn from `heads`: a control for where a choice lies in depth.
-
-    Raises:
-        ValueError: a layer has fewer heads than are wanted there.
-    """
-    pool = _shuffled(sorted({Head(*head) for head in heads}), torch.Generator().manual_seed(seed))
-    chosen: list[Head] = []
-    for layer, count in sorted(collections.Counter(Head(*head).layer for head in wanted).items()):
-        of_layer = [head for head in pool if head.layer == layer]
-        if len(of_layer) < count:
-            raise ValueError(f"layer {layer} has {len(of_layer)} heads to draw from, {count} are wanted")
-        chosen += of_layer[:count]
-    return tuple(chosen)
-
-
-def _shuffled(heads: list[Head], generator: torch.Generator) -> list[Head]:
-    return [heads[i] for i in torch.randperm(len(heads), generator=generator).tolist()]

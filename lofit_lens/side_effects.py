@@ -92,7 +92,8 @@ def side_effects(
         intervention: the edit. To one that depends on positions, such as LoReFT's, a text's first token is the prompt, and the
             rest its answer.
         texts: ordinary text, held out from whatever the edit was fitted on; None takes 100 texts of OpenWebText, as ITI
-            does, and fetches them the first time (`tasks.open_web_text`). `tasks.texts_of` makes them of a file or of another task.
+            does, and fetches them the first time (`tasks.open_web_text`). `tasks.texts_of` makes them of a file or of
+            another task.
         max_tokens: of each text that are looked at (the published 128), or as many as the model's context has room for.
         token_budget: padded tokens that go through the model at once, as far as `scoring.logit_rows` allows.
 

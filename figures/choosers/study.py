@@ -81,13 +81,13 @@ class Setting:
         return ll.selection.greedy_gradient_scores(self.model, self.task, k=K)
 
     def lofit_with(self, seed: int, **settings: Any) -> ll.HeadScores:
-        return replace(LOFIT, **settings).select(self.model, self.task, seed=seed)[0]
+        return replace(LOFIT, **settings).select(self.model, self.task, seed=seed)
 
 
 WAYS: dict[str, Callable[[Setting, int], tuple[Head, ...]]] = {
-    "random": lambda s, seed: ll.random_heads(K, s.all_heads, seed),
-    "random, as many per layer": lambda s, seed: ll.random_heads(K, s.all_heads, seed, equal_per_layer=True),
-    "random, in LoFiT's layers": lambda s, seed: ll.random_heads_like(s.lofit(seed).top(K), s.all_heads, seed),
+    "random": lambda s, seed: ll.random_scores(s.model, seed=seed).top(K),
+    "random, as many per layer": lambda s, seed: ll.selection.spread_over_layers(ll.random_scores(s.model, seed=seed)).top(K),
+    "random, in LoFiT's layers": lambda s, seed: ll.random_scores(s.model, seed=seed, like=s.lofit(seed).top(K)).top(K),
     "LoFiT": lambda s, seed: s.lofit(seed).top(K),
     "greedy gradient": lambda s, seed: s.greedy().top(K),
     "ITI probes": lambda s, seed: ll.methods.ITI().select(s.model, s.task, seed=seed).top(K),

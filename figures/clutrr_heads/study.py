@@ -34,8 +34,7 @@ CHOICES = ("lofit", "random", "one-per-layer")
 def scores_of(model, task, seed: int) -> ll.HeadScores:
     path = RESULTS / f"scores-seed{seed}.json"
     if not path.exists():
-        scores, losses = BASE.select(model, task, seed=seed)
-        write_text_atomically(path, json.dumps({"scores": scores.values.tolist(), "losses": losses}))
+        write_text_atomically(path, json.dumps({"scores": BASE.select(model, task, seed=seed).values.tolist()}))
     return ll.HeadScores(torch.tensor(json.loads(path.read_text())["scores"]))
 
 
@@ -47,7 +46,7 @@ def one_per_layer(scores: ll.HeadScores, k: int) -> tuple[ll.Head, ...]:
 
 def heads_of(model, task, choice: str, seed: int) -> tuple[ll.Head, ...]:
     if choice == "random":
-        return ll.random_heads(K, ll.check_model(model).all_heads, seed=seed)
+        return ll.random_scores(model, seed=seed).top(K)
     scores = scores_of(model, task, seed)
     return one_per_layer(scores, K) if choice == "one-per-layer" else scores.top(K)
 

@@ -125,8 +125,7 @@ def fitted(model: LensModel, task_name: str, part: int, share: float, rate: floa
 
 def scores(model: LensModel, task_name: str, part: int, seed: int) -> ll.HeadScores:
     def select() -> dict[str, Any]:
-        found, losses = LOFIT.select(model, TRAINED[task_name][part], seed=seed)
-        return {"scores": found.values.tolist(), "losses": losses}
+        return {"scores": LOFIT.select(model, TRAINED[task_name][part], seed=seed).values.tolist()}
 
     return ll.HeadScores(torch.tensor(cell(f"scores-{task_name}-{part}-seed{seed}", select)["scores"]))
 

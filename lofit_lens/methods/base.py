@@ -46,9 +46,8 @@ def settings_of(method: Any) -> dict[str, Any]:
 
 
 def made_by(method: Any, task: Task, seed: int) -> dict[str, Any]:
-    """What an adapter says of where it comes from."""
-    of_task = {"task": task.name, "task_settings": task.settings()}
-    return {"method": type(method).__name__, **of_task, "seed": seed, "settings": settings_of(method)}
+    """What an adapter, or a method's scores, say of where they come from."""
+    return {"method": type(method).__name__, **task.provenance(), "seed": seed, "settings": settings_of(method)}
 
 
 class Method(Protocol):

@@ -112,8 +112,7 @@ class ITI:
         return z, is_right, probes
 
     def _scores(self, probes: Probes, task: Task, seed: int) -> HeadScores:
-        made_by = {"method": "ITI probes", "task": task.name, "seed": seed}
-        return HeadScores(probes.accuracy, quantity="held-out accuracy of the probe", made_by=made_by)
+        return HeadScores(probes.accuracy, "held-out accuracy of the probe", made_by(self, task, seed))
 
     def settings(self) -> dict[str, Any]:
         """The hyperparameters as plain JSON values."""

@@ -138,14 +138,14 @@ class JoLA(Trained):
             logger.warning("no gate is open after training on %s: the edit is empty; try a smaller penalty", task.name)
         values = torch.full((info.n_layers, info.n_heads), torch.nan)
         values[[head.layer for head in heads], [head.index for head in heads]] = gates.sum(0)
-        made_by = {"method": "JoLA", "task": task.name, "seed": seed}
-        scores = HeadScores(values, quantity="sum of the expected gates", made_by=made_by)
+        made_by = self._made_by(task, seed)
+        scores = HeadScores(values, "sum of the expected gates", made_by)
         scale, offset = (gates.to(vectors.device).unsqueeze(-1) * vectors)[:, chosen]
         intervention = HeadIntervention(
             tuple(heads[i] for i in chosen),
             scale,
             offset,
-            made_by=self._made_by(task, seed),
+            made_by=made_by,
             head_scores=tuple(scores[heads[i]] for i in chosen),
             base_model=base_of(model),
         )

@@ -62,14 +62,14 @@ class LoFiT(Trained):
     offset_epochs: Count = 5
     as_published: bool = False
 
-    def select(self, model: LensModel, task: Task, *, seed: int = 0) -> tuple[HeadScores, tuple[float, ...]]:
-        """Step 1: the norm of every head's learned scaling (or offset), and the loss of each step.
+    def select(self, model: LensModel, task: Task, *, seed: int = 0) -> HeadScores:
+        """Step 1 alone: the norm of every head's learned scaling (or offset).
 
         Raises:
             ValueError: model or task cannot be used.
             NonFiniteLossError: the loss became NaN or infinite.
         """
-        return self._select(model, task, self._objective(model, task), seed)
+        return self._select(model, task, self._objective(model, task), seed)[0]
 
     def _select(self, model: LensModel, task: Task, objective: Objective, seed: int) -> tuple[HeadScores, tuple[float, ...]]:
         info = check_model(model)
@@ -88,8 +88,8 @@ class LoFiT(Trained):
             refers_to_start=self.as_published,
             description=f"{task.name}: step 1, {self.select_by}s",
         )
-        made_by = {"method": "LoFiT step 1", "task": task.name, "seed": seed}
         quantity = {"scale": "norm of the learned scaling", "offset": "norm of the learned offset"}[self.select_by]
+        made_by = self._made_by(task, seed)
         scores = scores_from_norms(vectors, heads, info.n_layers, info.n_heads, quantity=quantity, made_by=made_by)
         return scores, losses
 

@@ -84,6 +84,10 @@ class Task(ABC):
         names = [own.name for own in fields(self) if own.name != "data_dir"] if is_dataclass(self) else []
         return json.loads(json.dumps({name: getattr(self, name) for name in names}))
 
+    def provenance(self) -> dict[str, Any]:
+        """What edits and scores made of this task say of it."""
+        return {"task": self.name, "task_settings": self.settings()}
+
     @abstractmethod
     def build(self, split: Split) -> Iterable[Example]:
         """Make one split."""

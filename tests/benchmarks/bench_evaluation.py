@@ -23,7 +23,7 @@ def model():
 
 
 def an_edit(model) -> ll.HeadIntervention:
-    heads = ll.random_heads(27, ll.check_model(model).all_heads, seed=0)
+    heads = ll.random_scores(model).top(27)
     vectors = 0.05 * torch.randn(27, model.cfg.d_head, generator=torch.Generator().manual_seed(0))
     return ll.HeadIntervention(heads, offset=vectors)
 

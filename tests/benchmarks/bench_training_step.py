@@ -117,8 +117,8 @@ def test_step_1_scales_at_all_heads(model):
 @pytest.mark.parametrize("lowest", [15, 20])
 def test_step_2_offsets_in_the_upper_half(model, lowest):
     objective = AnswerObjective(model, stories(model, 8, 109))
-    pool = [head for head in ll.check_model(model).all_heads if head[0] >= lowest]
-    heads = tuple({Head(lowest, 0), *ll.random_heads(27, pool, seed=0)})
+    drawn = [head for head in ll.random_scores(model).rank() if head.layer >= lowest]
+    heads = tuple({Head(lowest, 0), *drawn[:27]})
     offset = (torch.randn(len(heads), model.cfg.d_head) * 1e-3).requires_grad_()
     intervention = ll.HeadIntervention(heads, offset=offset)
     store = ResidualStore(model, lowest)

@@ -367,7 +367,7 @@ def test_bridge_and_hooked_transformer_agree(hooked_pair, tmp_path):
 def test_smollm2_agrees_on_both(hooked_smollm2):
     bridge, hooked = hooked_smollm2
     prompts, answers = ["The capital of France is", "Two plus two is"], [" Paris", " four"]
-    heads = ll.random_heads(0.1, ll.check_model(bridge).all_heads, seed=0)
+    heads = ll.random_scores(bridge).top(0.1)
     made = ll.HeadIntervention(heads, offset=0.1 * torch.randn(27, 64, generator=torch.Generator().manual_seed(0)))
     for edit in (None, made):
         theirs = ll.answer_logprobs(hooked, prompts, answers, edit)

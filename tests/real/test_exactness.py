@@ -28,7 +28,7 @@ def edit(model, scale: bool, offset: bool) -> ll.HeadIntervention | None:
     if not (scale or offset):
         return None
     info = ll.check_model(model)
-    heads = ll.random_heads(0.1, info.all_heads, seed=0)
+    heads = ll.random_scores(model).top(0.1)
     generator = torch.Generator().manual_seed(0)
     vectors = 0.3 * torch.randn(2, len(heads), info.d_head, generator=generator)
     return ll.HeadIntervention(heads, scale=vectors[0] if scale else None, offset=0.3 * vectors[1] if offset else None)

@@ -53,6 +53,7 @@ def test_a_head_scores_the_loss_that_rises_without_its_vectors(model, toy_task, 
     assert scores.made_by == {
         "method": "leave one out (loss)",
         "task": "toy",
+        "task_settings": {},
         "split": "val",
         "of": {"method": "by hand"},
     }

@@ -1,13 +1,12 @@
 """Heads, how many of them k means, and scores over all of them."""
 
 import math
-from collections import Counter
 
 import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from lofit_lens.heads import Head, HeadScores, checked_heads, head_count, random_heads, random_heads_like
+from lofit_lens.heads import Head, HeadScores, checked_heads, head_count
 
 
 def test_shapes_are_checked_at_run_time_in_these_tests():
@@ -104,64 +103,3 @@ def test_the_frame_has_a_row_for_each_scored_head_best_first():
     assert list(frame["label"]) == ["L0H1", "L0H2", "L2H0", "L0H0", "L2H2", "L2H1"]
     assert list(zip(frame["layer"], frame["head"], strict=True)) == list(RANKED)
     assert list(frame["score"]) == [3.0, 3.0, 3.0, 1.0, 0.5, -2.0]
-
-
-POOL = [(layer, index) for layer in range(5) for index in range(4)]
-
-
-def test_random_heads_are_drawn_without_replacement_from_the_pool():
-    everything = random_heads(20, POOL, seed=0)
-    assert sorted(everything) == POOL
-    assert everything != tuple(POOL)
-    assert len(set(random_heads(0.5, POOL, seed=0))) == 10
-
-
-def test_random_heads_depend_on_the_seed_alone():
-    assert random_heads(5, POOL, seed=3) == random_heads(5, reversed(POOL), seed=3)
-    assert len({random_heads(5, POOL, seed=seed) for seed in range(10)}) == 10
-
-
-def test_random_heads_are_uniform():
-    counts = Counter(head for seed in range(800) for head in random_heads(1, POOL[:4], seed))
-    # Four equally likely heads: 200 of each expected, standard deviation 12; five of them is 1 in 10^6.
-    assert [head for head in POOL[:4] if not 140 < counts[head] < 260] == []
-
-
-def test_random_heads_leave_the_global_random_state_alone():
-    before = torch.get_rng_state()
-    random_heads(5, POOL, seed=3)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_more_random_heads_than_there_are_is_refused():
-    with pytest.raises(ValueError, match="wanted 1 to 20"):
-        random_heads(21, POOL, seed=0)
-
-
-def test_random_heads_draws_no_head_twice_from_a_pool_that_holds_it_twice():
-    assert len(set(random_heads(2, [(0, 0), (0, 0), (0, 1)], seed=0))) == 2
-
-
-POOL = [Head(layer, index) for layer in range(5) for index in range(4)]
-
-
-def test_random_heads_equal_per_layer():
-    for k, per_layer in [(10, {2}), (12, {2, 3}), (3, {0, 1}), (20, {4})]:
-        drawn = random_heads(k, POOL, seed=1, equal_per_layer=True)
-        assert len(set(drawn)) == k
-        assert {sum(head.layer == layer for head in drawn) for layer in range(5)} == per_layer
-    assert random_heads(10, POOL, 1, equal_per_layer=True) != random_heads(10, POOL, 2, equal_per_layer=True)
-    with pytest.raises(ValueError, match="5 heads cannot be shared equally"):
-        random_heads(5, [*POOL[:4], Head(7, 0)], seed=0, equal_per_layer=True)
-
-
-def test_random_heads_like_others_are_in_the_same_layers():
-    wanted = [(0, 1), (3, 0), (3, 1), (4, 2)]
-    draws = {random_heads_like(wanted, POOL, seed) for seed in range(20)}
-    assert len(draws) > 10
-    for drawn in draws:
-        assert len(set(drawn)) == 4
-        assert sorted(head.layer for head in drawn) == [0, 3, 3, 4]
-    assert random_heads_like(wanted, POOL, 0) == random_heads_like(wanted[::-1], POOL, 0)
-    with pytest.raises(ValueError, match="layer 9 has 0 heads to draw from, 1 are wanted"):
-        random_heads_like([(9, 0)], POOL, seed=0)

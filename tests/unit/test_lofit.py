@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from lofit_lens import HeadIntervention, answer_logprobs, attached, generate, random_heads
+from lofit_lens import HeadIntervention, answer_logprobs, attached, generate, random_scores
 from lofit_lens.heads import Head
 from lofit_lens.methods import LoFiT
 from lofit_lens.tasks.base import Example
@@ -43,8 +43,9 @@ def taught_by(speaker, teacher: HeadIntervention, n: int, longest: int) -> list[
 def test_selection_puts_the_head_that_carries_the_signal_first(speaker, toy_task, planted, strength, loss):
     teacher = HeadIntervention((planted,), scale=torch.full((1, 16), strength))
     task = toy_task({"train": taught_by(speaker, teacher, 48, longest=7)}, loss=loss)
-    lofit = LoFiT(l1=5e-3, scale_lr=2e-2, scale_epochs=10)
-    scores, losses = lofit.select(speaker, task, seed=0)
+    lofit = LoFiT(l1=5e-3, scale_lr=2e-2, scale_epochs=10, offset_epochs=1)
+    scores = lofit.select(speaker, task, seed=0)
+    losses = lofit.fit(speaker, task, seed=0).losses["selection"]
     first, second = scores.top(2)
     assert first == planted
     assert scores[first] > 1.1 * scores[second]
@@ -66,7 +67,7 @@ def test_lofit_with_one_head_selects_it_and_beats_random_heads_on_held_out_examp
 
     fit = lofit.fit(speaker, task, seed=0)
     assert fit.intervention.heads == (planted,)
-    controls = random_heads(2, [head for head in ALL_HEADS if head != planted], seed=0)
+    controls = [head for head in random_scores(speaker).rank() if head != planted][:2]
     elsewhere = [dataclasses.replace(lofit, heads=(head,)).fit(speaker, task, seed=0) for head in controls]
     assert held_out(fit) > max(map(held_out, elsewhere)) + 0.5
     assert sum(fit.losses["offset"][-5:]) < min(sum(other.losses["offset"][-5:]) for other in elsewhere)
@@ -138,7 +139,7 @@ def test_step_one_can_penalise_whole_heads(llama, toy_task):
     task = toy_task({"train": EXAMPLES})
 
     def scores(l1, penalised):
-        return dataclasses.replace(SHORT, l1=l1, penalised=penalised).select(llama, task)[0].values
+        return dataclasses.replace(SHORT, l1=l1, penalised=penalised).select(llama, task).values
 
     assert torch.equal(scores(0.0, "heads"), scores(0.0, "entries"))
     assert not torch.equal(scores(0.1, "heads"), scores(0.1, "entries"))
@@ -151,7 +152,7 @@ def test_the_penalty_is_on_in_step_one_alone(llama, toy_task):
         for l1, heads in ((0.0, None), (1.0, None))
     )
     # Under a penalty larger than any gradient of the loss the scalings shrink from where they started.
-    assert penalised.select(llama, task)[0].values.max() < 0.5 * plain.select(llama, task)[0].values.max()
+    assert penalised.select(llama, task).values.max() < 0.5 * plain.select(llama, task).values.max()
     at = {"heads": (Head(1, 1),)}
     with_, without = (dataclasses.replace(lofit, **at).fit(llama, task) for lofit in (penalised, plain))
     assert torch.equal(with_.intervention.offset, without.intervention.offset)

@@ -24,8 +24,10 @@ LEVELS = (
     {"activations", "probes", "scoring"},
     {"generation", "objectives"},
     {"fitting"},
-    {"evaluation", "harness", "methods.base", "selection", "side_effects"},
-    {f"methods.{name}" for name in ("bitfit", "few_shot", "iti", "jola", "lofit", "lora", "loreft", "red", "repe")},
+    {"evaluation", "harness", "methods.base", "side_effects"}
+    | {"selection.gradient", "selection.layer_probes", "selection.orders"},
+    {f"methods.{name}" for name in ("bitfit", "few_shot", "iti", "jola", "lofit", "lora", "loreft", "red", "repe")}
+    | {"selection"},
     {"analysis.transfer", "causal", "judging", "methods", "store"},
     {"analysis", "plots.heads", "plots.transfer"},
     {"plots"},
@@ -58,6 +60,7 @@ SHARED = {
     "tasks": ("tasks.base", "tasks.data", "tasks.sources", "tasks.world"),
     "interventions": ("interventions.base",),
     "methods": ("methods.base",),
+    "selection": (),
     "analysis": (),
 }
 

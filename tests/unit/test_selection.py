@@ -1,5 +1,6 @@
 """Head scores by gradients, greedy or one at a time, and by layer probes, against loops over examples and heads."""
 
+import collections
 import math
 
 import numpy as np
@@ -13,7 +14,14 @@ from lofit_lens.batches import encode
 from lofit_lens.fitting import weights_frozen
 from lofit_lens.heads import HeadScores
 from lofit_lens.probes import held_out, labelled_answers
-from lofit_lens.selection import gradient_scores, greedy_gradient_scores, greedy_values, layer_probe_scores, spread_over_layers
+from lofit_lens.selection import (
+    gradient_scores,
+    greedy_gradient_scores,
+    layer_probe_scores,
+    random_scores,
+    spread_over_layers,
+)
+from lofit_lens.selection.gradient import greedy_values
 from lofit_lens.tasks import Example
 
 EXAMPLES = [
@@ -164,6 +172,7 @@ def test_greedy_scores_are_those_of_the_examples_gradients(llama, task, kind):
     assert scores.made_by == {
         "method": f"gradient ({kind}, greedy)",
         "task": "toy",
+        "task_settings": {},
         "k": 5,
         "ridge": 2.0,
         "own_scale": True,
@@ -193,6 +202,47 @@ def test_what_greedy_cannot_use_is_refused(llama, task, settings, message):
 def test_gradients_that_say_nothing_are_refused(value, own_scale):
     with pytest.raises(ValueError, match=r"the mean squared gradient is .*, wanted a finite number above 0"):
         greedy_values(torch.full((4, 3, 2), value), 2, 1.0, own_scale=own_scale)
+
+
+# Random heads
+
+
+def test_random_scores_order_all_heads_by_the_seed_alone(llama):
+    state = torch.get_rng_state()
+    scores = random_scores(llama, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert sorted(scores.rank()) == list(ll.check_model(llama).all_heads)
+    assert sorted(scores.values.flatten().tolist()) == list(range(1, 13))
+    assert scores.rank() == random_scores(llama, seed=3).rank()
+    assert scores.made_by == {"method": "random", "seed": 3}
+    assert len({random_scores(llama, seed=seed).top(4) for seed in range(10)}) == 10
+
+
+def test_random_heads_are_uniform(llama):
+    drawn = collections.Counter(random_scores(llama, seed=seed).top(1)[0] for seed in range(1200))
+    # Twelve equally likely heads: 100 of each expected, standard deviation 9.6; five of them is 1 in 10^6.
+    assert [head for head in ll.check_model(llama).all_heads if not 52 < drawn[head] < 148] == []
+
+
+@pytest.mark.parametrize(("k", "per_layer"), [(6, {2}), (7, {2, 3}), (2, {0, 1}), (12, {4})])
+def test_random_heads_can_be_as_many_in_each_layer(llama, k, per_layer):
+    drawn = {spread_over_layers(random_scores(llama, seed=seed)).top(k) for seed in range(10)}
+    assert len(drawn) == 10
+    for heads in drawn:
+        assert {sum(head.layer == layer for head in heads) for layer in range(3)} == per_layer
+
+
+def test_random_heads_can_be_as_many_in_each_layer_as_others_are(llama):
+    others = [(2, 0), (0, 1), (2, 3)]
+    drawn = {random_scores(llama, seed=seed, like=others).top(3) for seed in range(30)}
+    assert len(drawn) > 10
+    assert {tuple(sorted(head.layer for head in heads)) for heads in drawn} == {(0, 2, 2)}
+    scores = random_scores(llama, seed=0, like=others)
+    assert scores.rank() == random_scores(llama, seed=0, like=others[::-1]).rank()
+    assert sorted(scores.rank()) == list(ll.check_model(llama).all_heads)
+    assert scores.made_by == {"method": "random", "seed": 0, "like": ["L2H0", "L0H1", "L2H3"]}
+    with pytest.raises(ValueError, match="head L9H0 is out of range"):
+        random_scores(llama, like=[(9, 0)])
 
 
 # Layers in turn

@@ -92,9 +92,7 @@ def test_a_download_is_found_behind_the_environment_variable_but_not_behind_a_gi
     assert data_file("svamp/SVAMP.json") == own
 
 
-def test_open_web_text_is_fetched_when_it_is_first_wanted(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_open_web_text_is_fetched_when_it_is_first_wanted(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     served = tmp_path / "served" / "train.parquet"
     pd.DataFrame({"text": ["One.", "Two.", "Three."]}).to_parquet(served)
     digest = hashlib.sha256(served.read_bytes()).hexdigest()

@@ -1,6 +1,6 @@
-"""Other ways to score heads than LoFiT's scaling (`LoFiT.select`) and ITI's probes (`ITI.select`); each gives `HeadScores`.
+"""Score heads by gradients at the unedited model: one pass over the training examples.
 
-Gradient, one pass. At the unedited model, with L_i the training loss of example i and u a head's scale or offset (at 0),
+One head at a time. At the unedited model, with L_i the training loss of example i and u a head's scale or offset (at 0),
 
     g_i = d L_i / d u,   g = mean of g_i        norm:    |g|                                      how fast the loss could fall
                                                 signed:  - sum_d g_d                              what turning the head up gains
@@ -10,7 +10,7 @@ One forward and backward pass over the data, against five epochs of LoFiT's firs
 Michel et al. 2019, arXiv 1905.10650, of a vector in place of a gate; fisher: the gain of a natural-gradient step with the
 empirical Fisher's diagonal. eps is a thousandth of the mean of g_i,d^2 over all heads.)
 
-Greedy, one pass. Heads scored one at a time may all say the same. What a set S of heads gains together by a natural-gradient
+Greedy, as a set. Heads scored one at a time may all say the same. What a set S of heads gains together by a natural-gradient
 step, with F the empirical Fisher and g_i,S the gradients of its heads side by side, is
 
     gain(S) = 1/2 g_S^T (F_SS + Lambda)^-1 g_S          F_SS = mean of g_i,S g_i,S^T,  g_S = mean of g_i,S
@@ -25,24 +25,17 @@ adds most, by
 A chosen head's score is 1^T A 1 / n just before it came: what was left to gain, 1 for the first. Another head's is the share of
 that 1 that it would add last. So the chosen come first, in their order: they leave less and less, and nobody can add more than
 is left. A head that repeats another comes late, however large its gradient.
-
-Probe-layers (the paper, section 4, Table 2). A logistic probe on all heads of a layer side by side, at the last token of prompt
-and answer; every head has its layer's held-out accuracy. The paper does not say how it gets to k heads: here ties go in the
-order of heads, so that the best layer comes first, whole.
 """
 
-import collections
 import math
 from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from lofit_lens import lens
-from lofit_lens.activations import last_token_z
 from lofit_lens.batches import TOKEN_BUDGET
 from lofit_lens.fitting import Optimisation, VectorKind, accumulate_gradient, weights_frozen
 from lofit_lens.frozen import ResidualStore
@@ -51,9 +44,8 @@ from lofit_lens.interventions import HeadIntervention
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
 from lofit_lens.objectives import objective_of
-from lofit_lens.probes import fit_probes, held_out, labelled_answers
 from lofit_lens.progress import progress
-from lofit_lens.tasks.base import Task, non_empty
+from lofit_lens.tasks.base import Task
 
 Measure = Literal["norm", "signed", "fisher"]
 _MEASURES: tuple[Measure, ...] = ("norm", "signed", "fisher")
@@ -90,7 +82,7 @@ def gradient_scores(
         total = total + gradient
         total_of_squares = total_of_squares + gradient**2
     values = _at_their_heads(model, _measured(total / n_examples, total_of_squares / n_examples, measure))
-    made_by = {"method": f"gradient ({kind}, {measure})", "task": task.name}
+    made_by = {"method": f"gradient ({kind}, {measure})", **task.provenance()}
     return HeadScores(values, quantity=f"{measure} of the gradient of the {kind}", made_by=made_by)
 
 
@@ -168,7 +160,7 @@ def greedy_gradient_scores(
     gradients = torch.stack([gradient.cpu() for gradient in passes])
     values = greedy_values(gradients, count, ridge, own_scale=own_scale)
     settings = {"k": count, "ridge": ridge, "own_scale": own_scale}
-    made_by = {"method": f"gradient ({kind}, greedy)", "task": task.name, **settings}
+    made_by = {"method": f"gradient ({kind}, greedy)", **task.provenance(), **settings}
     return HeadScores(_at_their_heads(model, values), quantity="gain left when chosen, or added last", made_by=made_by)
 
 
@@ -225,56 +217,3 @@ def _left_with(
 
 def _identity_plus(matrix: Float[Tensor, "d_head d_head"]) -> Float[Tensor, "d_head d_head"]:
     return torch.eye(len(matrix), dtype=matrix.dtype) + matrix
-
-
-def spread_over_layers(scores: HeadScores) -> HeadScores:
-    """Let layers take turns: `.top(k)` is the best head of every layer, then the second best of every layer, and so on.
-
-    Within a turn heads go by their score. The new score of a head is the number of heads that come behind it, and itself.
-    """
-    ranked = scores.rank()
-    had: collections.Counter[int] = collections.Counter()
-    turns: dict[Head, int] = {}
-    for head in ranked:
-        turns[head] = had[head.layer]
-        had[head.layer] += 1
-    values = torch.full_like(scores.values, torch.nan)
-    for place, head in enumerate(sorted(ranked, key=lambda head: turns[head])):
-        values[head] = len(ranked) - place
-    made_by = {"method": "spread over layers", "of": dict(scores.made_by)}
-    return HeadScores(values, quantity=f"place from the end; layers take turns, by {scores.quantity}", made_by=made_by)
-
-
-def layer_probe_scores(
-    model: LensModel,
-    task: Task,
-    *,
-    seed: int = 0,
-    val_share: float = 0.2,
-    standardise: bool = True,
-    max_iter: int = 1000,
-    token_budget: int = TOKEN_BUDGET,
-) -> HeadScores:
-    """The paper's probe-layers: every head has the held-out accuracy of its layer's probe.
-
-    Args:
-        model: a TransformerBridge or HookedTransformer with raw weights.
-        task: its training split.
-        seed: which questions are held out, and which wrong answers stand in where a task has none.
-        val_share: share of the training questions that probes are judged by.
-        standardise: whether probes are fitted on standardised activations.
-        max_iter: of the probes' solver.
-        token_budget: padded tokens that go through the model at once.
-
-    Raises:
-        ValueError: model or task cannot be used; before anything is run.
-    """
-    n_heads = check_model(model).n_heads
-    labelled = labelled_answers(non_empty(task.train, task, "train"), seed=seed)
-    z = last_token_z(model, labelled.prompts, labelled.answers, names=labelled.names, token_budget=token_budget)
-    side_by_side = rearrange(z, "layer text head d_head -> layer text 1 (head d_head)")
-    is_held_out = held_out(labelled.questions, val_share, seed=seed)
-    is_right = torch.tensor(labelled.is_right)
-    probes = fit_probes(side_by_side, is_right, is_held_out, standardise=standardise, max_iter=max_iter, seed=seed)
-    made_by = {"method": "probe-layers", "task": task.name, "seed": seed}
-    return HeadScores(probes.accuracy.repeat(1, n_heads), quantity="held-out accuracy of the layer's probe", made_by=made_by)
