@@ -1,17 +1,19 @@
-"""What heads put out at the end of a text, collected once and used by every probe and direction.
+"""What heads put out at a token of a text, collected once and used by every probe and direction.
 
-ITI (Li et al. 2023, section 3.1) reads `z` at the last token of `prompt + answer`. Texts are packed, so that a question is run
-once under all its answers (see `packing`); nothing is unembedded, and the last block's MLP does not run. With a folder the
-result stays on disk: the same texts and model are read back from there, and memory holds what is looked at. The same model is
+ITI (Li et al. 2023, section 3.1) reads `z` at the last token of `prompt + answer`, which is what is taken unless another is
+asked for. Texts are packed, so that a question is run once under all its answers (see `packing`); a pass ends at the last head
+that is looked at, so nothing is unembedded. With a folder the result stays on disk: the same texts and model are read back from
+there, and memory holds what is looked at. The same model is
 one with the same configuration, and the same weights to the last bit; all of them are read to tell, which takes a second for a
 gigabyte or two.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -27,22 +29,25 @@ from lofit_lens.prefixes import can_pack, unread_prefix
 from lofit_lens.progress import progress
 
 
-@torch.no_grad()
-def last_token_z(
+def collect_z(
     model: LensModel,
     prompts: Sequence[str],
     answers: Sequence[str],
     *,
+    layers: Sequence[int] | None = None,
+    positions: int | Sequence[int] = -1,
     folder: str | Path | None = None,
     names: Sequence[str] | None = None,
     token_budget: int = TOKEN_BUDGET,
 ) -> Float[Tensor, "layer text head d_head"]:
-    """`hook_z` of every head at the last token of each `prompt + answer`, of the model as it is, in float32 on the CPU.
+    """`hook_z` of every head at one token of each `prompt + answer`, of the model as it is, in float32 on the CPU.
 
     Args:
         model: a TransformerBridge or HookedTransformer with raw weights.
         prompts: one or more.
         answers: as many, joined to their prompts as they stand.
+        layers: the blocks, in the order of the result; None is all of them. Nothing behind the last of them is run.
+        positions: which token of `prompt + answer` is looked at, negative from the end; one for all, or one for each.
         folder: keep the result there, and take it from there if it is; the tensor is then mapped into memory, not read.
         names: what an error calls each pair; without them, they are numbered.
         token_budget: padded tokens that go through the model at once.
@@ -51,67 +56,100 @@ def last_token_z(
         Layers without attention are NaN.
 
     Raises:
-        ValueError: the model or a pair cannot be used, there are none, or a folder is given and the model has hooks or LoRA
-            layers; before anything is run.
+        ValueError: the model, a pair, a layer or a position cannot be used, there are no texts, or a folder is given and the
+            model has hooks or LoRA layers; before anything is run.
     """
     info = check_model(model)
-    texts = _tokenised(model, prompts, answers, names)
-    shape = (info.n_layers, len(texts), info.n_heads, info.d_head)
-
-    def fill(z: Float[Tensor, "layer text head d_head"]) -> None:
-        hooks = [lens.z_hook(layer) for layer in info.attention_layers]
-
-        def put(place: int, indices: list[int], values: Tensor) -> None:
-            z[info.attention_layers[place], indices] = values.float().cpu()
-
-        _at_last_tokens(model, texts, hooks, token_budget, put)
-
-    if folder is None:
-        z = torch.full(shape, torch.nan)
-        fill(z)
-        return z
-    _refuse_edited(model)
-    path = Path(folder) / f"z-{_key(model, texts)}.float32"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(path) as scratch:
-            fill(_mapped(scratch, shape, shared=True).fill_(torch.nan))
-    return _mapped(path, shape, shared=False)
+    layers = _checked_layers(layers, info.n_layers)
+    hooks = {row: lens.z_hook(layer) for row, layer in enumerate(layers) if layer in info.attention_layers}
+    texts = _located(model, prompts, answers, positions, names)
+    return _collected(model, texts, hooks, (len(layers), len(texts), info.n_heads, info.d_head), folder, token_budget)
 
 
-@torch.no_grad()
-def last_token_residual(
+def collect_residual(
     model: LensModel,
     prompts: Sequence[str],
     answers: Sequence[str],
-    layers: Sequence[int],
     *,
+    layers: Sequence[int] | None = None,
+    positions: int | Sequence[int] = -1,
+    folder: str | Path | None = None,
     names: Sequence[str] | None = None,
     token_budget: int = TOKEN_BUDGET,
 ) -> Float[Tensor, "layer text d_model"]:
-    """The residual stream behind some blocks, at the last token of each `prompt + answer`, in float32 on the CPU.
-
-    Args:
-        model: a TransformerBridge or HookedTransformer with raw weights.
-        prompts: one or more.
-        answers: as many, joined to their prompts as they stand.
-        layers: the blocks, in the order of the result.
-        names: what an error calls each pair; without them, they are numbered.
-        token_budget: padded tokens that go through the model at once.
+    """The residual stream behind some blocks, at one token of each `prompt + answer`; all else is as in `collect_z`.
 
     Raises:
-        ValueError: the model or a pair cannot be used, or there are none; before anything is run.
+        ValueError: as `collect_z`.
     """
     info = check_model(model)
-    texts = _tokenised(model, prompts, answers, names)
-    h = torch.empty(len(layers), len(texts), info.d_model)
-    hooks = [lens.resid_post_hook(model, layer) for layer in layers]
+    layers = _checked_layers(layers, info.n_layers)
+    hooks = {row: lens.resid_post_hook(model, layer) for row, layer in enumerate(layers)}
+    texts = _located(model, prompts, answers, positions, names)
+    return _collected(model, texts, hooks, (len(layers), len(texts), info.d_model), folder, token_budget)
 
-    def put(place: int, indices: list[int], values: Tensor) -> None:
-        h[place, indices] = values.float().cpu()
 
-    _at_last_tokens(model, texts, hooks, token_budget, put)
-    return h
+class _Text(NamedTuple):
+    """The tokens of a text, and the place of the one that is looked at."""
+
+    tokens: tuple[int, ...]
+    place: int
+
+
+def _checked_layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
+    wanted = tuple(range(n_layers)) if layers is None else tuple(layers)
+    if not wanted or not all(0 <= layer < n_layers for layer in wanted):
+        raise ValueError(f"got the layers {wanted}, wanted one or more of 0 to {n_layers - 1}")
+    return wanted
+
+
+def _located(
+    model: LensModel,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    positions: int | Sequence[int],
+    names: Sequence[str] | None,
+) -> list[_Text]:
+    texts = [sequence.prompt + sequence.answer for sequence in encode(model, prompts, answers, eos=False, names=names)]
+    if not texts:
+        raise ValueError("got no prompts and no answers; wanted at least one of each")
+    positions = [positions] * len(texts) if isinstance(positions, int) else positions
+    if len(positions) != len(texts):
+        raise ValueError(f"got {len(positions)} positions for {len(texts)} texts; wanted one for all, or one for each")
+    for i, (tokens, position) in enumerate(zip(texts, positions, strict=True)):
+        if not -len(tokens) <= position < len(tokens):
+            name = f"text {i}" if names is None else names[i]
+            raise ValueError(f"{name} has {len(tokens)} tokens, so none at position {position}")
+    return [_Text(tokens, position % len(tokens)) for tokens, position in zip(texts, positions, strict=True)]
+
+
+@torch.no_grad()
+def _collected(
+    model: LensModel,
+    texts: Sequence[_Text],
+    hooks: Mapping[int, str],
+    shape: tuple[int, ...],
+    folder: str | Path | None,
+    token_budget: int,
+) -> Tensor:
+    """What the hook points see, each in its row of the first dimension; rows without one are NaN."""
+
+    def fill(found: Tensor) -> None:
+        found.fill_(torch.nan)
+        if hooks:
+            _run(model, texts, hooks, found, token_budget)
+
+    if folder is None:
+        in_memory = torch.empty(shape)
+        fill(in_memory)
+        return in_memory
+    _refuse_edited(model)
+    path = Path(folder) / f"{_key(model, texts, hooks, shape)}.float32"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(path) as scratch:
+            fill(_mapped(scratch, shape, shared=True))
+    return _mapped(path, shape, shared=False)
 
 
 def _mapped(path: Path, shape: tuple[int, ...], *, shared: bool) -> Tensor:
@@ -132,69 +170,58 @@ def _refuse_edited(model: LensModel) -> None:
         )
 
 
-def _key(model: LensModel, texts: list[tuple[int, ...]]) -> str:
+def _key(model: LensModel, texts: Sequence[_Text], hooks: Mapping[int, str], shape: tuple[int, ...]) -> str:
     # Values that JSON does not know, such as a dtype, are left out: what they print may differ from run to run.
-    digest = hashlib.sha256(json.dumps([texts, lens.configuration(model)], default=lambda _: None).encode())
+    wanted = [texts, hooks, shape, lens.configuration(model)]
+    digest = hashlib.sha256(json.dumps(wanted, default=lambda _: None).encode())
     for weight in lens.weights(model):
         digest.update(f"{weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 
-def _tokenised(
-    model: LensModel, prompts: Sequence[str], answers: Sequence[str], names: Sequence[str] | None
-) -> list[tuple[int, ...]]:
-    texts = [sequence.prompt + sequence.answer for sequence in encode(model, prompts, answers, eos=False, names=names)]
-    if not texts:
-        raise ValueError("got no prompts and no answers; wanted at least one of each")
-    return texts
-
-
-def _at_last_tokens(
-    model: LensModel,
-    texts: Sequence[tuple[int, ...]],
-    hooks: Sequence[str],
-    token_budget: int,
-    put: Callable[[int, list[int], Tensor], None],
-) -> None:
-    """Run all texts; `put` gets a place in `hooks`, indices of texts, and the values there at their last tokens.
-
-    It gets them as soon as the layer has run, so that no more than one layer's are held here.
-    """
+def _run(model: LensModel, texts: Sequence[_Text], hooks: Mapping[int, str], found: Tensor, token_budget: int) -> None:
+    """Run all texts, and put what each hook point sees into its row as soon as it does: no more than one is held here."""
+    tokens_of = [text.tokens for text in texts]
     # Nothing is read ahead of the texts: a KV cache of what they share would grow with all that is read behind it.
     root = unread_prefix(model, [()])
     with progress(None, "activations", total=len(texts)) as bar:
-        if can_pack(model, root, texts):
-            for pack in packs(model, texts, token_budget=token_budget, n_before=0):
-                ends = list(pack.indices), list(pack.rows), [path[-1] for path in pack.paths]
-                with _watched(model, hooks, *ends, put):
+        if can_pack(model, root, tokens_of):
+            for pack in packs(model, tokens_of, token_budget=token_budget, n_before=0):
+                columns = [path[texts[i].place] for i, path in zip(pack.indices, pack.paths, strict=True)]
+                with _watched(model, hooks, found, list(pack.indices), list(pack.rows), columns):
                     lens.plain_forward(model, pack.tokens, pack.mask, pack.positions)
                 bar.update(len(pack.indices))
             return
-        for group in by_length(map(len, texts), token_budget):
-            tokens, mask = padded(model, [texts[i] for i in group], side="right")
-            with _watched(model, hooks, group, list(range(len(group))), [len(texts[i]) - 1 for i in group], put):
+        for group in by_length(map(len, tokens_of), token_budget):
+            tokens, mask = padded(model, [tokens_of[i] for i in group], side="right")
+            with _watched(model, hooks, found, group, list(range(len(group))), [texts[i].place for i in group]):
                 lens.plain_forward(model, tokens, mask)
             bar.update(len(group))
 
 
+class _AllSeenError(Exception):
+    """The last hook point that is looked at has been reached: the rest of the pass is not run."""
+
+
 @contextmanager
 def _watched(
-    model: LensModel,
-    hooks: Sequence[str],
-    indices: list[int],
-    rows: list[int],
-    columns: list[int],
-    put: Callable[[int, list[int], Tensor], None],
+    model: LensModel, hooks: Mapping[int, str], found: Tensor, indices: list[int], rows: list[int], columns: list[int]
 ) -> Iterator[None]:
-    """Inside, `put` gets what hook points see at these rows and columns of a pass, which belong to the texts `indices`."""
+    """Inside, a pass ends at the last hook point; what each saw at these rows and columns belongs to the texts `indices`."""
+    waiting = set(hooks)
 
-    def keep(place: int) -> Callable[..., None]:
-        return lambda value, hook: put(place, indices, value[rows, columns])
+    def keep(row: int) -> Callable[..., None]:
+        def hook(value: Tensor, hook: object) -> None:
+            found[row, indices] = value[rows, columns].float().cpu()
+            waiting.discard(row)
+            if not waiting:
+                raise _AllSeenError
 
-    # Nobody reads what comes behind the last heads: it runs at one position, which is the fewest that every family takes.
-    first = torch.zeros(1, dtype=torch.long)
-    skip_the_rest = lens.answer_only_hooks(model, first, first, trim_last_mlp=check_model(model).can_trim_last_mlp)
-    watch = [(name, keep(place)) for place, name in enumerate(hooks)]
-    with model.hooks(fwd_hooks=watch), model.hooks(fwd_hooks=skip_the_rest):
-        yield
+        return hook
+
+    try:
+        with model.hooks(fwd_hooks=[(name, keep(row)) for row, name in hooks.items()]):
+            yield
+    except _AllSeenError:
+        pass

@@ -120,7 +120,7 @@ def fit_probes(
     """Fit a probe for every head.
 
     Args:
-        z: as `activations.last_token_z` gives it; one layer is looked at at a time.
+        z: as `activations.collect_z` gives it; one layer is looked at at a time.
         is_right: the label of each text.
         is_held_out: texts that accuracy is measured on.
         standardise: whether each dimension of z is brought to mean 0 and standard deviation 1 before fitting.

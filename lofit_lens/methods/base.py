@@ -40,8 +40,8 @@ class Fit(Generic[EditT]):
 
 
 def settings_of(method: Any) -> dict[str, Any]:
-    """A method's hyperparameters as plain JSON values."""
-    values = {name: getattr(method, name) for name in method.__dataclass_fields__}
+    """A method's hyperparameters as plain JSON values: all but where activations are kept, which is nobody else's business."""
+    values = {name: getattr(method, name) for name in method.__dataclass_fields__ if name != "folder"}
     return json.loads(json.dumps(values))
 
 

@@ -26,7 +26,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from lofit_lens.activations import last_token_z
+from lofit_lens.activations import collect_z
 from lofit_lens.batches import TOKEN_BUDGET
 from lofit_lens.heads import HeadScores, checked_heads, head_count
 from lofit_lens.interventions import HeadIntervention
@@ -54,6 +54,7 @@ class ITI:
         standardise: whether probes are fitted on standardised activations.
         max_iter: of the probes' solver.
         token_budget: padded tokens that go through the model at once; changes memory and speed, not results.
+        folder: keep activations there, and take them from there (see `activations`); no setting of the result.
     """
 
     k: Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, le=1, strict=True)] = 48
@@ -65,6 +66,7 @@ class ITI:
     standardise: bool = True
     max_iter: Annotated[int, Field(ge=1, strict=True)] = 1000
     token_budget: Annotated[int, Field(ge=1, strict=True)] = TOKEN_BUDGET
+    folder: str | None = None
 
     def fit(self, model: LensModel, task: Task, *, seed: int = 0) -> Fit[HeadIntervention]:
         """Collect activations, fit probes, choose heads and directions.
@@ -107,7 +109,8 @@ class ITI:
         labelled = labelled_answers(non_empty(task.train, task, "train"), seed=seed)
         is_right = torch.tensor(labelled.is_right)
         is_held_out = held_out(labelled.questions, self.val_share, seed=seed)
-        z = last_token_z(model, labelled.prompts, labelled.answers, names=labelled.names, token_budget=self.token_budget)
+        texts = {"names": labelled.names, "folder": self.folder, "token_budget": self.token_budget}
+        z = collect_z(model, labelled.prompts, labelled.answers, **texts)
         probes = fit_probes(z, is_right, is_held_out, standardise=self.standardise, max_iter=self.max_iter, seed=seed)
         return z, is_right, probes
 

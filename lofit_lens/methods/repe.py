@@ -23,7 +23,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from lofit_lens.activations import last_token_residual
+from lofit_lens.activations import collect_residual
 from lofit_lens.batches import TOKEN_BUDGET, encode
 from lofit_lens.fitting import mean_loss
 from lofit_lens.interventions import ResidualIntervention
@@ -47,6 +47,7 @@ class RepE:
         n_val: validation examples that they are judged by, the first ones.
         dpo_beta: of DPO, for preference tasks.
         token_budget: padded tokens that go through the model at once; changes memory and speed, not results.
+        folder: keep activations there, and take them from there (see `activations`); no setting of the result.
     """
 
     vector: Literal["reading", "contrast"] = "reading"
@@ -55,6 +56,7 @@ class RepE:
     n_val: Count = 50
     dpo_beta: Positive = 0.5
     token_budget: Count = TOKEN_BUDGET
+    folder: str | None = None
 
     def fit(self, model: LensModel, task: Task, *, seed: int = 0) -> Fit[ResidualIntervention]:
         """Find a direction for every layer, and the layer.
@@ -72,7 +74,9 @@ class RepE:
         encode(model, prompts, answers, eos=False, names=names)  # before the pass that DPO's reference costs
         settings = {"dpo_beta": self.dpo_beta, "token_budget": self.token_budget, "first": self.n_val}
         objective = objective_of(model, task, split="val", **settings)
-        h = last_token_residual(model, prompts, answers, layers, names=names, token_budget=self.token_budget)
+        h = collect_residual(
+            model, prompts, answers, layers=layers, names=names, folder=self.folder, token_budget=self.token_budget
+        )
         differences = h[:, 0::2] - h[:, 1::2]
         directions = torch.stack([principal_direction(d) if self.vector == "reading" else d.mean(0) for d in differences])
         vectors = self.alpha * torch.nn.functional.normalize(directions, dim=-1)

@@ -8,7 +8,7 @@ comes first, whole.
 import torch
 from einops import rearrange
 
-from lofit_lens.activations import last_token_z
+from lofit_lens.activations import collect_z
 from lofit_lens.batches import TOKEN_BUDGET
 from lofit_lens.heads import HeadScores
 from lofit_lens.lens import LensModel
@@ -25,6 +25,7 @@ def layer_probe_scores(
     val_share: float = 0.2,
     standardise: bool = True,
     max_iter: int = 1000,
+    folder: str | None = None,
     token_budget: int = TOKEN_BUDGET,
 ) -> HeadScores:
     """The paper's probe-layers: every head has the held-out accuracy of its layer's probe.
@@ -36,6 +37,7 @@ def layer_probe_scores(
         val_share: share of the training questions that probes are judged by.
         standardise: whether probes are fitted on standardised activations.
         max_iter: of the probes' solver.
+        folder: keep activations there, and take them from there (see `activations`).
         token_budget: padded tokens that go through the model at once.
 
     Raises:
@@ -43,7 +45,8 @@ def layer_probe_scores(
     """
     n_heads = check_model(model).n_heads
     labelled = labelled_answers(non_empty(task.train, task, "train"), seed=seed)
-    z = last_token_z(model, labelled.prompts, labelled.answers, names=labelled.names, token_budget=token_budget)
+    texts = {"names": labelled.names, "folder": folder, "token_budget": token_budget}
+    z = collect_z(model, labelled.prompts, labelled.answers, **texts)
     side_by_side = rearrange(z, "layer text head d_head -> layer text 1 (head d_head)")
     is_held_out = held_out(labelled.questions, val_share, seed=seed)
     is_right = torch.tensor(labelled.is_right)

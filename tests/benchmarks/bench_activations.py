@@ -9,7 +9,7 @@ import torch
 
 import lofit_lens as ll
 from lofit_lens import lens
-from lofit_lens.activations import last_token_z
+from lofit_lens.activations import collect_z
 from lofit_lens.batches import encode
 from lofit_lens.probes import labelled_answers
 
@@ -43,7 +43,7 @@ def test_truthfulqa_answers(published):
     texts = sorted(set(zip(labelled.prompts, labelled.answers, strict=True)))[:ANSWERS]
     prompts, answers = zip(*texts, strict=True)
     started = time.perf_counter()
-    ours = last_token_z(model, prompts, answers)
+    ours = collect_z(model, prompts, answers)
     took = time.perf_counter() - started
     started = time.perf_counter()
     theirs = plain(model, prompts, answers)

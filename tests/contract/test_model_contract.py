@@ -8,7 +8,7 @@ import torch
 
 import lofit_lens as ll
 from lofit_lens import caches, lens, models
-from lofit_lens.activations import last_token_z
+from lofit_lens.activations import collect_residual, collect_z
 from lofit_lens.batches import collate, encode, encode_prompt
 from lofit_lens.examination import ModelInfo
 from lofit_lens.fitting import Optimisation, accumulate_gradient, weights_frozen
@@ -313,7 +313,7 @@ def test_activations_equal_one_plain_pass_each(model, short_cuts, monkeypatch):
     without(model, monkeypatch, short_cuts)
     prompts = [*PROMPTS, *PROMPTS[::2]]
     answers = [*ANSWERS, " there was", " wolves"]
-    together = last_token_z(model, prompts, answers)
+    together = collect_z(model, prompts, answers)
     sequences = encode(model, prompts, answers, eos=False)
     for layer in range(model.cfg.n_layers):
         for i, sequence in enumerate(sequences):
@@ -322,6 +322,33 @@ def test_activations_equal_one_plain_pass_each(model, short_cuts, monkeypatch):
             with torch.no_grad(), model.hooks(fwd_hooks=[look]):
                 model(torch.tensor([sequence.prompt + sequence.answer]))
             assert torch.allclose(together[layer, i], alone[0], atol=1e-4)
+
+
+@torch.no_grad()
+def test_activations_at_other_tokens_and_in_some_layers_equal_a_plain_pass(model):
+    (sequence,) = encode(model, [PROMPTS[0]], [ANSWERS[0]], eos=False)
+    tokens = torch.tensor([sequence.prompt + sequence.answer])
+    before, was_hooked = model(tokens), lens.is_hooked(model)
+    first, last = 0, model.cfg.n_layers - 1
+    seen = {}
+    names = {layer: (lens.z_hook(layer), lens.resid_post_hook(model, layer)) for layer in (last, first)}
+    look = [
+        (name, lambda value, hook, name=name: seen.update({name: value[0].clone()})) for both in names.values() for name in both
+    ]
+    with model.hooks(fwd_hooks=look):
+        model(tokens)
+    for position in (1, len(sequence.prompt) - 1, -2):
+        given = (model, [PROMPTS[0], "Another"], [ANSWERS[0], " one, and more"])
+        positions = [position, -1]
+        z = collect_z(*given, layers=[last, first], positions=positions)
+        h = collect_residual(*given, layers=[last, first], positions=positions)
+        for row, layer in enumerate((last, first)):
+            z_name, h_name = names[layer]
+            assert torch.allclose(z[row, 0], seen[z_name][position], atol=1e-4)
+            assert torch.allclose(h[row, 0], seen[h_name][position], atol=1e-4)
+    # Passes that were cut off behind the last layer looked at have left nothing behind.
+    assert lens.is_hooked(model) == was_hooked
+    assert torch.equal(model(tokens), before)
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ def two_questions(toy_task, monkeypatch):
     points = torch.tensor([[3.0, 4.0], [-1.0, 0.0], [1.0, 2.0], [1.0, 0.0]])
     z = torch.zeros(3, 4, 4, 16)
     z[..., :2] = points[None, :, None]
-    monkeypatch.setattr(iti, "last_token_z", lambda *_, **__: z)
+    monkeypatch.setattr(iti, "collect_z", lambda *_, **__: z)
     return toy_task({"train": [Example("a", " b", rejected=(" c",)), Example("d", " e", rejected=(" f",))]})
 
 
@@ -182,7 +182,7 @@ def test_the_probes_settings_change_the_probes(llama, task, setting):
 def test_a_head_that_says_the_same_of_all_answers_gets_no_offset(llama, toy_task, monkeypatch):
     z = torch.zeros(3, 4, 4, 16)
     z[:2, :, :, 0] = torch.tensor([3.0, -1.0, 1.0, 0.0])[:, None]
-    monkeypatch.setattr(iti, "last_token_z", lambda *_, **__: z)
+    monkeypatch.setattr(iti, "collect_z", lambda *_, **__: z)
     task = toy_task({"train": [Example("a", " b", rejected=(" c",)), Example("d", " e", rejected=(" f",))]})
     fit = ITI(heads=((0, 0), (2, 1))).fit(llama, task)
     assert fit.intervention.offset[0].any()

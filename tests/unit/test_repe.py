@@ -26,14 +26,14 @@ def by_hand(monkeypatch):
     """
     at = {" b": (7.0, 1.0), " c": (1.0, 1.0), " x": (90.0, 90.0), " e": (2.0, 6.0), " y": (80.0, 80.0), " f": (0.0, 0.0)}
 
-    def last_token_residual(model, prompts, answers, layers, **_):
+    def collect_residual(model, prompts, answers, *, layers, **_):
         h = torch.zeros(len(layers), len(answers), 48)
         for place, answer in enumerate(answers):
             h[0, place, :2] = torch.tensor(at[answer])
             h[1, place, :2] = -torch.tensor(at[answer])
         return h
 
-    monkeypatch.setattr(repe, "last_token_residual", last_token_residual)
+    monkeypatch.setattr(repe, "collect_residual", collect_residual)
 
 
 def fitted(model, task, layer: int, **settings) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 import lofit_lens as ll
-from lofit_lens.activations import last_token_z
+from lofit_lens.activations import collect_z
 from lofit_lens.batches import encode
 from lofit_lens.fitting import weights_frozen
 from lofit_lens.heads import HeadScores
@@ -274,7 +274,7 @@ def test_layer_probes_equal_a_probe_on_the_heads_side_by_side(llama, toy_task):
     task = toy_task({"train": EXAMPLES * 3})
     scores = layer_probe_scores(llama, task, seed=2, val_share=0.4, standardise=False)
     labelled = labelled_answers(task.train, seed=2)
-    z = last_token_z(llama, labelled.prompts, labelled.answers).double()
+    z = collect_z(llama, labelled.prompts, labelled.answers).double()
     held = held_out(labelled.questions, 0.4, seed=2)
     labels = np.array(labelled.is_right)
     for layer in range(3):
