@@ -177,8 +177,8 @@ def train(
                 if penalty is not None:
                     penalty().backward()
                 where = f"step {len(losses) + 1} of {len(batches)} ({description}), examples {examples}"
-                _refuse_non_finite(loss, parameters, where, float(schedule.get_last_lr()[0]))
-                torch.nn.utils.clip_grad_norm_(parameters, optimisation.clip_norm)
+                norm = torch.nn.utils.clip_grad_norm_(parameters, optimisation.clip_norm)
+                _refuse_non_finite(loss, norm, where, float(schedule.get_last_lr()[0]))
                 optimiser.step()
                 schedule.step()
                 losses.append(loss)
@@ -212,9 +212,8 @@ def mean_loss(
     return mean
 
 
-def _refuse_non_finite(loss: float, parameters: Sequence[Tensor], where: str, learning_rate: float) -> None:
-    gradients = [parameter.grad for parameter in parameters]
-    if math.isfinite(loss) and all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients):
+def _refuse_non_finite(loss: float, gradient_norm: Float[Tensor, ""], where: str, learning_rate: float) -> None:
+    if math.isfinite(loss) and bool(gradient_norm.isfinite()):
         return
     raise NonFiniteLossError(
         f"the loss is {loss} or its gradient is not finite at {where}, learning rate {learning_rate:.2e}; "

@@ -7,6 +7,9 @@ For each head, logistic regression of the label y in {0, 1} on z, the head's out
 fitted by scikit-learn with its default penalty (C = 1) on standardised z, which lets it converge; w and b are given back for z
 as it is. The score is the accuracy on held-out questions: all answers of a question are on one side. (The published code does
 not standardise; `standardise=False` does as it does.)
+
+Heads are fitted one after another, which takes a second for 270 heads of 64 on 2,400 texts: on two cores threads took 1.3 times
+as long, and processes 1.2 times, once they were there.
 """
 
 import logging
@@ -14,6 +17,7 @@ import random
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,20 +144,31 @@ def fit_probes(
         torch.full((n_layers, n_heads), torch.nan),
     )
     labels, held = is_right.numpy(), is_held_out.numpy()
-    unconverged = 0
+    n_fitted = n_unconverged = 0
     for layer, head, values in progress(_heads_of(z), "probes", total=n_layers * n_heads):
         mean, scale = _standardisation(values[~held]) if standardise else (0.0, 1.0)
-        with warnings.catch_warnings(record=True) as raised:
-            warnings.simplefilter("always", ConvergenceWarning)
-            probe = LogisticRegression(max_iter=max_iter, random_state=seed).fit((values[~held] - mean) / scale, labels[~held])
-        unconverged += bool(raised)
+        untrained = LogisticRegression(max_iter=max_iter, random_state=seed)
+        probe, converged = _fitted(untrained, (values[~held] - mean) / scale, labels[~held])
+        n_fitted += 1
+        n_unconverged += not converged
         found.accuracy[layer, head] = probe.score((values[held] - mean) / scale, labels[held])
         weights = probe.coef_[0] / scale
         found.weights[layer, head] = torch.from_numpy(weights)
         found.intercepts[layer, head] = float(probe.intercept_[0] - (weights * mean).sum())
-    if unconverged:
-        logger.warning("%d of %d probes did not converge in %d iterations", unconverged, n_layers * n_heads, max_iter)
+    if n_unconverged:
+        logger.warning("%d of %d probes did not converge in %d iterations", n_unconverged, n_fitted, max_iter)
     return found
+
+
+def _fitted(untrained: LogisticRegression, values: np.ndarray, labels: np.ndarray) -> tuple[Any, bool]:
+    """The probe, and whether the solver says that it has converged; what else it warns of is passed on."""
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        probe = untrained.fit(values, labels)
+    others = [one for one in raised if not issubclass(one.category, ConvergenceWarning)]
+    for one in others:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return probe, len(others) == len(raised)
 
 
 def _heads_of(z: Float[Tensor, "layer text head d_head"]) -> Iterator[tuple[int, int, np.ndarray]]:

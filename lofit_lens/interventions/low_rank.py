@@ -92,8 +92,8 @@ class LowRankIntervention:
         def edit(h: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:
             here = layout_of(h).edges(self.prefix, self.suffix).to(h.device)
             rows = h[here].to(torch.promote_types(h.dtype, torch.float32))
-            inside = einsum(rows, (W - R).to(h.device), "n d_model, rank d_model -> n rank") + b.to(h.device)
-            rows = rows + einsum(inside, R.to(h.device), "n rank, rank d_model -> n d_model")
+            inside = einsum(rows, (W - R).to(rows), "n d_model, rank d_model -> n rank") + b.to(rows)
+            rows = rows + einsum(inside, R.to(rows), "n rank, rank d_model -> n d_model")
             return h.masked_scatter(here.unsqueeze(-1), rows.to(h.dtype))
 
         return edit

@@ -64,7 +64,6 @@ class Trained:
         batch_size: examples a step.
         weight_decay: of AdamW.
         clip_norm: largest norm of the gradient.
-        init_std: of the vectors' start.
         dpo_beta: of DPO, for preference tasks.
         token_budget: padded tokens that go through the model at once; changes memory and speed, not results.
     """
@@ -72,7 +71,6 @@ class Trained:
     batch_size: Count = 8
     weight_decay: NotNegative = 0.0
     clip_norm: Positive = 1.0
-    init_std: NotNegative = 1e-3
     dpo_beta: Positive = 0.5
     token_budget: Count = TOKEN_BUDGET
 
@@ -86,14 +84,13 @@ class Trained:
     def _objective(self, model: LensModel, task: Task) -> Objective:
         return objective_of(model, task, dpo_beta=self.dpo_beta, token_budget=self.token_budget)
 
-    def _optimisation(self, learning_rate: float, epochs: int, l1: float = 0.0) -> Optimisation:
+    def _optimisation(self, learning_rate: float, epochs: int, **of_vectors: Any) -> Optimisation:
         return Optimisation(
             learning_rate=learning_rate,
             epochs=epochs,
             batch_size=self.batch_size,
-            l1=l1,
             weight_decay=self.weight_decay,
             clip_norm=self.clip_norm,
-            init_std=self.init_std,
             token_budget=self.token_budget,
+            **of_vectors,
         )

@@ -5,7 +5,6 @@
 Where the model has such a bias (GPT-2, Phi), this is a change of it; where it has none (Llama, Gemma), one is added. Every
 offset at heads is such a bias, `b[l] = sum_h offset[l, h] W_O[l, h]` (see `HeadIntervention.residual_bias`): BitFit is free
 where LoFiT's offsets are confined to what a few heads can write. The original tunes all biases of the model.
-`init_std` does not apply.
 """
 
 import torch

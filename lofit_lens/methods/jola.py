@@ -56,6 +56,7 @@ class JoLA(Trained):
         penalty: weight of the expected number of open gates; the published code's penalty has no weight.
         open_at_start: log_alpha of every gate at the start; 2 makes them 0.96 open, 0 half open.
         epochs: passes over the training data (published: up to 20, with early stopping).
+        init_std: of the vectors' start.
         as_published: the published code's penalty, and its start of the gates.
     """
 
@@ -64,6 +65,7 @@ class JoLA(Trained):
     penalty: NotNegative = 1e-3
     open_at_start: Annotated[float, Field(allow_inf_nan=False)] = 2.0
     epochs: Count = 10
+    init_std: NotNegative = 1e-3
     as_published: bool = False
 
     def fit(self, model: LensModel, task: Task, *, seed: int = 0) -> Fit[HeadIntervention]:

@@ -17,7 +17,6 @@ would want, we do not: the DPO reference is the bare model (code, and `as_publis
 answer token is cut off by a fixed template length, and heads of two folds never overwrite each other's file.
 """
 
-from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
@@ -48,6 +47,7 @@ class LoFiT(Trained):
         penalised: what it falls on: entries, as published, or whole heads (group-sparse; `losses.group_penalty`).
         scale_epochs: passes over the training data in step 1.
         offset_epochs: passes in step 2.
+        init_std: of the vectors' start, in both steps.
         as_published: DPO's reference is the model under each step's start, its noise, as in the published code.
     """
 
@@ -60,6 +60,7 @@ class LoFiT(Trained):
     penalised: Penalised = "entries"
     scale_epochs: Count = 5
     offset_epochs: Count = 5
+    init_std: NotNegative = 1e-3
     as_published: bool = False
 
     def select(self, model: LensModel, task: Task, *, seed: int = 0) -> HeadScores:
@@ -75,9 +76,10 @@ class LoFiT(Trained):
         info = check_model(model)
         heads = checked_heads(info.all_heads, info.n_layers, info.n_heads)
         if self.select_by == "scale":
-            optimisation = replace(self._optimisation(self.scale_lr, self.scale_epochs, self.l1), penalised=self.penalised)
+            of_scales = {"init_std": self.init_std, "l1": self.l1, "penalised": self.penalised}
+            optimisation = self._optimisation(self.scale_lr, self.scale_epochs, **of_scales)
         else:
-            optimisation = self._optimisation(self.offset_lr, self.offset_epochs)
+            optimisation = self._optimisation(self.offset_lr, self.offset_epochs, init_std=self.init_std)
         vectors, losses = fit_vectors(
             model,
             objective,
@@ -111,7 +113,7 @@ class LoFiT(Trained):
         if self.heads is None:
             scores, losses["selection"] = self._select(model, task, objective, seed)
             heads = scores.top(self.k)
-        optimisation = self._optimisation(self.offset_lr, self.offset_epochs)
+        optimisation = self._optimisation(self.offset_lr, self.offset_epochs, init_std=self.init_std)
         offset, losses["offset"] = fit_vectors(
             model,
             objective,

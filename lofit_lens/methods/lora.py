@@ -3,7 +3,7 @@
     W  <-  W + (alpha / rank) * B A        A drawn as `peft` does, B = 0 at the start; dropout on what goes into A
 
 Rank 8, alpha 8 and dropout 0.1 are the paper's: 4,194,304 numbers on Llama-2-7B. The layers are `peft`'s (extra
-`lofit-lens[lora]`); they stand in the model while it is trained, and the model's own come back. `init_std` does not apply.
+`lofit-lens[lora]`); they stand in the model while it is trained, and the model's own come back.
 """
 
 from typing import Annotated

@@ -19,7 +19,7 @@ from lofit_lens.fitting import train
 from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention
 from lofit_lens.lens import LensModel
-from lofit_lens.methods.base import Count, Fit, Positive, Trained
+from lofit_lens.methods.base import Count, Fit, NotNegative, Positive, Trained
 from lofit_lens.models import base_of, check_model
 from lofit_lens.tasks.base import Task
 
@@ -32,11 +32,13 @@ class RED(Trained):
         learning_rate: at the first step (the paper: 1e-4 to 5e-3, mostly 1e-3).
         epochs: passes over the training data.
         layers: which half of the layers is edited; of an odd number, the lower half has one fewer.
+        init_std: of the vectors' start.
     """
 
     learning_rate: Positive = 1e-3
     epochs: Count = 5
     layers: Literal["all", "lower", "upper"] = "all"
+    init_std: NotNegative = 1e-3
 
     def fit(self, model: LensModel, task: Task, *, seed: int = 0) -> Fit[HeadIntervention]:
         """Learn both vectors of every head.

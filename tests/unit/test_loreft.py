@@ -40,6 +40,18 @@ def test_all_three_parts_are_learned(llama, task):
         assert (getattr(early, part) - getattr(late, part)).abs().amax(-1).min() > 1e-3
 
 
+def test_the_start_is_that_of_a_linear_layer_beside_a_random_rotation(llama, task):
+    made = LoReFT(rank=8, learning_rate=1e-12, epochs=1).fit(llama, task).intervention
+    bound = 48**-0.5
+    assert made.weight.abs().max() <= bound
+    assert made.bias.abs().max() <= bound
+    # 3 x 8 x 48 uniform draws, whose deviation bound / sqrt 3 is known to 1.3 %: five of them.
+    assert made.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.065)
+    assert made.weight.mean().abs() < 5 * made.weight.std() / made.weight.numel() ** 0.5
+    assert made.bias.abs().max() > bound / 2
+    assert (made.rotation.mean().abs() < 5 * 48**-0.5 / made.rotation.numel() ** 0.5).all()
+
+
 @pytest.mark.parametrize(("layers", "prefix", "suffix"), [((2, 0), 1, 2), ((1,), 0, 3), (None, 4, 0), ((0,), 99, 1)])
 @torch.no_grad()
 def test_a_fit_is_its_formula_in_a_loop_over_layers_and_positions(llama, task, layers, prefix, suffix):

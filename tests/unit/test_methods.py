@@ -67,6 +67,17 @@ def test_a_fit_has_an_effect_and_survives_being_saved(llama, toy_task, tmp_path,
     assert name in SEEDLESS or not torch.equal(other, same)
 
 
+@pytest.mark.parametrize("name", MADE)
+def test_a_model_of_other_precision_is_edited_in_its_own(toy_task, name):
+    task = toy_task({"train": EXAMPLES[:4], "val": VAL})
+    for dtype in (torch.float64, torch.bfloat16):
+        model = ll.tiny_model("llama").to(dtype)
+        fit = MADE[name].fit(model, task)
+        scores = ll.answer_logprobs(model, [VAL[0].prompt], [VAL[0].answer], fit.intervention)
+        assert scores.isfinite().all()
+        assert {weight.dtype for weight in lens.weights(model)} == {dtype}
+
+
 @pytest.mark.parametrize("name", [name for name in MADE if name not in UNTRAINED])
 def test_what_is_trained_comes_down(llama, toy_task, name):
     task = toy_task({"train": EXAMPLES})

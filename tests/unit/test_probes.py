@@ -1,6 +1,7 @@
 """Probes: planted truth, scikit-learn by hand, and who is held out."""
 
 import logging
+import warnings
 
 import pytest
 import torch
@@ -57,7 +58,24 @@ def test_layers_without_attention_stay_nan(planted):
 def test_probes_that_do_not_converge_are_counted(planted, caplog):
     with caplog.at_level(logging.WARNING):
         fit_probes(*planted, max_iter=1)
-    assert "4 of 4 probes did not converge in 1 iterations" in caplog.text
+        assert "4 of 4 probes did not converge in 1 iterations" in caplog.text
+        caplog.clear()
+        z, *labels = planted
+        fit_probes(torch.cat([z, torch.full_like(z[:1], torch.nan)]), *labels, max_iter=1)
+    assert "4 of 4 probes" in caplog.text
+
+
+def test_other_warnings_of_the_solver_are_no_sign_of_that_and_are_passed_on(planted, monkeypatch, caplog):
+    fit = LogisticRegression.fit
+
+    def fit_and_warn(self, *given):
+        warnings.warn("something else", UserWarning, stacklevel=1)
+        return fit(self, *given)
+
+    monkeypatch.setattr(LogisticRegression, "fit", fit_and_warn)
+    with pytest.warns(UserWarning, match="something else"):
+        fit_probes(*planted)
+    assert "did not converge" not in caplog.text
 
 
 @pytest.mark.parametrize("spoil", ["one label", "nothing held out"])

@@ -1,5 +1,7 @@
 """RepE: directions by hand, and the chosen layer against a plain loop."""
 
+import math
+
 import pytest
 import torch
 
@@ -103,6 +105,20 @@ def test_as_many_validation_examples_are_looked_at_as_asked_for(llama, toy_task)
     )
     alone = RepE(layers=(1,)).fit(llama, toy_task({"train": TRAIN, "val": VAL[:1]})).losses["validation, by layer"]
     assert first == alone != both
+
+
+def test_a_preference_tasks_layers_are_judged_by_dpo(llama, toy_task):
+    """Of one pair, the loss is -log sigmoid(beta m): the same margin m under each beta."""
+    task = toy_task({"train": TRAIN, "val": VAL[:1]}, loss="dpo")
+    edit, losses = None, {}
+    for beta in (0.5, 2.0):
+        fit = RepE(alpha=3.0, layers=(1,), dpo_beta=beta).fit(llama, task)
+        edit, (losses[beta],) = fit.intervention, fit.losses["validation, by layer"]
+    prompts, answers = [VAL[0].prompt] * 2, [VAL[0].answer, VAL[0].rejected[0]]
+    moved = ll.answer_logprobs(llama, prompts, answers, edit, eos=True) - ll.answer_logprobs(llama, prompts, answers, eos=True)
+    margin = (moved[0] - moved[1]).item()
+    assert abs(margin) > 1e-2
+    assert losses == {beta: pytest.approx(math.log1p(math.exp(-beta * margin)), rel=1e-4) for beta in (0.5, 2.0)}
 
 
 @pytest.mark.parametrize("layers", [(), (0, 3), (1, 1)])

@@ -270,15 +270,18 @@ def test_heads_that_score_the_same_take_turns_in_their_own_order():
 # Probe-layers
 
 
-def test_layer_probes_equal_a_probe_on_the_heads_side_by_side(llama, toy_task):
+@pytest.mark.parametrize("standardise", [True, False])
+def test_layer_probes_equal_a_probe_on_the_heads_side_by_side(llama, toy_task, standardise):
     task = toy_task({"train": EXAMPLES * 3})
-    scores = layer_probe_scores(llama, task, seed=2, val_share=0.4, standardise=False)
+    scores = layer_probe_scores(llama, task, seed=2, val_share=0.4, standardise=standardise)
     labelled = labelled_answers(task.train, seed=2)
     z = collect_z(llama, labelled.prompts, labelled.answers).double()
     held = held_out(labelled.questions, 0.4, seed=2)
     labels = np.array(labelled.is_right)
     for layer in range(3):
         features = np.concatenate([z[layer, :, head].numpy() for head in range(4)], axis=1)
+        if standardise:
+            features = (features - features[~held].mean(0)) / features[~held].std(0)
         probe = LogisticRegression(max_iter=1000, random_state=2).fit(features[~held], labels[~held])
         assert scores.values[layer].tolist() == pytest.approx([probe.score(features[held], labels[held])] * 4)
     best = scores.top(4)
