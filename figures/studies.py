@@ -35,7 +35,6 @@ TASKS: dict[str, Task] = {
 }
 #: Step 1's settings are those of `figures/paper_tasks`; nothing here tunes them.
 LOFIT = ll.methods.LoFiT(scale_lr=1e-2, l1=1e-3)
-LOFIT_SCORES = Path(__file__).parent / "lofit_scores"
 
 
 def stored(path: Path, made_of: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -54,9 +53,9 @@ def stored(path: Path, made_of: Mapping[str, Any], compute: Callable[[], dict[st
     return found
 
 
-def made_of(task_name: str, methods: Sequence[ll.methods.Method], seed: int) -> dict[str, Any]:
+def made_of(task: Task, methods: Sequence[ll.methods.Method], seed: int) -> dict[str, Any]:
     """What decides a cell."""
-    return {"task": TASKS[task_name].settings(), "methods": [method.settings() for method in methods], "seed": seed}
+    return {"task": task.settings(), "methods": [method.settings() for method in methods], "seed": seed}
 
 
 def known(words: Sequence[str], *choices: Iterable[str]) -> list[str]:
@@ -72,16 +71,15 @@ def known(words: Sequence[str], *choices: Iterable[str]) -> list[str]:
     return list(words)
 
 
-def lofit_scores(model: LensModel, model_name: str, task_name: str, seed: int) -> tuple[ll.HeadScores, float]:
-    """LoFiT's first step, which all studies share, and its processor seconds."""
+def lofit_scores(model: LensModel, task: Task, seed: int, path: Path) -> tuple[ll.HeadScores, float]:
+    """LoFiT's first step, kept in that file, and its processor seconds."""
 
     def select() -> dict[str, Any]:
         start = time.process_time()
-        scores = LOFIT.select(model, TASKS[task_name], seed=seed)
+        scores = LOFIT.select(model, task, seed=seed)
         return {"scores": scores.values.tolist(), "seconds": time.process_time() - start}
 
-    path = LOFIT_SCORES / f"{model_name}-{task_name}-seed{seed}.json"
-    found = stored(path, made_of(task_name, [LOFIT], seed), select)
+    found = stored(path, made_of(task, [LOFIT], seed), select)
     return ll.HeadScores(torch.tensor(found["scores"])), found["seconds"]
 
 

@@ -64,7 +64,7 @@ def run(model: LensModel, task_name: str, texts: list[str]) -> None:
     for name, methods in candidates(task_name).items():
         chosen = methods
         for seed in SEEDS_OF.get(name, SEEDS):
-            made = made_of(task_name, chosen, seed)
+            made = made_of(TASKS[task_name], chosen, seed)
             path = cell_path(task_name, name, seed)
             cell = stored(path, made, lambda: judged(model, task_name, chosen, seed, texts))  # noqa: B023 - called at once
             if seed == 0:
@@ -79,7 +79,8 @@ def judged(model: LensModel, task_name: str, methods: tuple[Method, ...], seed: 
     """The best of these, and what it costs."""
     selection_seconds = 0.0
     if isinstance(methods[0], LoFiT):
-        scores, selection_seconds = lofit_scores(model, MODEL, task_name, seed)
+        path = RESULTS / "scores" / f"{task_name}-seed{seed}.json"
+        scores, selection_seconds = lofit_scores(model, TASKS[task_name], seed, path)
         methods = tuple(replace(method, heads=scores.top(method.k)) for method in methods)
     adapter, found = best_of(model, TASKS[task_name], methods, seed)
     if isinstance(adapter, ll.HeadIntervention) and isinstance(methods[0], LoFiT | ITI):
