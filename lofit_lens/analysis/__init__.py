@@ -1,5 +1,6 @@
-"""Pure functions of adapters, scores and evaluations; each gives a small result that `plots` can draw."""
+"""Analyses: each takes adapters, scores or evaluations, and gives a small result that becomes a table or a figure."""
 
+from lofit_lens.analysis.overlap import HeadOverlap, head_overlap, intersections, layer_emd
 from lofit_lens.analysis.transfer import TransferTable
 
-__all__ = ["TransferTable"]
+__all__ = ["HeadOverlap", "TransferTable", "head_overlap", "intersections", "layer_emd"]

@@ -1,41 +1,45 @@
-"""Head maps: a score for every head, layer 0 on top, selected heads outlined."""
+"""Head maps: a score for every head, layer 0 on top, selected heads outlined; and where in depth a selection lies."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lofit_lens.heads import Head, HeadScores, checked_heads
-from lofit_lens.plots.template import SELECTED, SEQUENTIAL, TEMPLATE
+from lofit_lens.plots.template import DASHES, DIVERGING, LINES, MUTED, SELECTED, SEQUENTIAL, TEMPLATE
 
 
-def head_heatmap(scores: HeadScores, selected: Iterable[tuple[int, int]] = (), *, title: str = "") -> go.Figure:
-    """Layer by head heat map of one set of scores.
-
-    Args:
-        scores: norms or other quantities that are not negative; layers without attention (NaN) stay blank.
-        selected: heads to outline.
-        title: of the figure.
-    """
-    return head_heatmaps({"": scores}, {"": selected}, title=title)
+def head_heatmap(
+    scores: HeadScores, selected: Iterable[tuple[int, int]] = (), *, heads_per_kv: int = 1, title: str = ""
+) -> go.Figure:
+    """Layer by head heat map of one set of scores; see `head_heatmaps`."""
+    return head_heatmaps({"": scores}, {"": selected}, heads_per_kv=heads_per_kv, title=title)
 
 
 def head_heatmaps(
     scores: Mapping[str, HeadScores],
     selected: Mapping[str, Iterable[tuple[int, int]]] | None = None,
     *,
+    heads_per_kv: int = 1,
     title: str = "",
 ) -> go.Figure:
     """Heat maps side by side, on one colour scale, so that they can be compared.
 
+    Where a score is negative, colours are centred at 0. Layers without attention are grey.
+
     Args:
         scores: for each panel's name. All of one model and one quantity.
         selected: for a panel's name, the heads to outline.
+        heads_per_kv: query heads that share a key and value head; more than one, and lines part the groups. It is
+            `model.cfg.n_heads // model.cfg.n_key_value_heads`.
         title: of the figure.
 
     Raises:
-        ValueError: nothing to draw, scores of different shapes or quantities, or heads to outline that are in no panel.
+        ValueError: nothing to draw, scores of different shapes or quantities, heads to outline that are in no panel, or groups
+            that the heads cannot be parted into.
     """
     if not scores:
         raise ValueError("no scores to draw; wanted at least one named HeadScores")
@@ -43,6 +47,8 @@ def head_heatmaps(
     if len(kinds) > 1:
         raise ValueError(f"panels of one figure share axes and a colour scale, but these differ in shape or quantity: {kinds}")
     (n_layers, n_heads), quantity = next(iter(kinds))
+    if heads_per_kv < 1 or n_heads % heads_per_kv:
+        raise ValueError(f"got heads_per_kv={heads_per_kv} for {n_heads} heads; wanted one that divides them")
     outlines = {name: {Head(*head) for head in heads} for name, heads in (selected or {}).items()}
     for name, heads in outlines.items():
         if name not in scores:
@@ -52,7 +58,9 @@ def head_heatmaps(
     figure = make_subplots(1, len(scores), subplot_titles=list(scores), shared_yaxes=True, horizontal_spacing=0.04)
     for column, (name, panel) in enumerate(scores.items(), start=1):
         outlined = outlines.get(name, set())
-        figure.add_trace(_heatmap(panel, outlined), row=1, col=column)
+        figure.add_trace(_heatmap(panel, outlined, heads_per_kv), row=1, col=column)
+        for edge in range(heads_per_kv, n_heads, heads_per_kv) if heads_per_kv > 1 else ():
+            figure.add_vline(edge - 0.5, line={"color": "white", "width": 1}, row=1, col=column)  # pyright: ignore[reportArgumentType]
         for layer, index in sorted(outlined):
             figure.add_shape(
                 type="rect", x0=index - 0.5, x1=index + 0.5, y0=layer - 0.5, y1=layer + 0.5,
@@ -61,29 +69,113 @@ def head_heatmaps(
     figure.update_xaxes(title_text="Head", tickmode="array", tickvals=list(range(0, n_heads, max(1, n_heads // 8))))
     figure.update_yaxes(range=[n_layers - 0.5, -0.5])
     figure.update_yaxes(title_text="Layer", row=1, col=1)
+    colorbar = {"title": {"text": quantity, "side": "right"}, "thickness": 14}
     figure.update_layout(
         template=TEMPLATE,
         title_text=title,
-        coloraxis={"colorscale": SEQUENTIAL, "colorbar": {"title": {"text": quantity, "side": "right"}, "thickness": 14}},
+        coloraxis={**_colours(scores.values()), "colorbar": colorbar},
+        plot_bgcolor=MUTED,
         width=max(420, 300 * len(scores) + 120),
         height=max(320, 15 * n_layers + 150),
     )
     return figure
 
 
-def _heatmap(panel: HeadScores, outlined: set[Head]) -> go.Heatmap:
+def _colours(panels: Iterable[HeadScores]) -> dict[str, Any]:
+    values = [panel[head] for panel in panels for head in panel.rank()]
+    if min(values, default=0.0) >= 0:
+        return {"colorscale": SEQUENTIAL}
+    largest = max(map(abs, values))
+    return {"colorscale": DIVERGING, "cmin": -largest, "cmax": largest}
+
+
+def _heatmap(panel: HeadScores, outlined: set[Head], heads_per_kv: int) -> go.Heatmap:
     ranks = {tuple(head): place for place, head in enumerate(panel.rank(), start=1)}
-    values = panel.values.tolist()
-    hover = [
-        [
-            f"L{layer}H{index}<br>rank {ranks.get((layer, index), '-')}{' (selected)' if (layer, index) in outlined else ''}"
-            for index in range(len(row))
-        ]
-        for layer, row in enumerate(values)
-    ]
+
+    def told(head: Head, value: float) -> str:
+        if math.isnan(value):
+            return f"{head.label}<br>no attention, or not scored"
+        group = f", KV head {head.index // heads_per_kv}" if heads_per_kv > 1 else ""
+        return f"{head.label}{group}<br>rank {ranks[head]}{' (selected)' if head in outlined else ''}<br>{value:.4g}"
+
+    rows = panel.values.tolist()
     return go.Heatmap(
-        z=[[None if math.isnan(value) else value for value in row] for row in values],
-        text=hover,
-        hovertemplate="%{text}<br>%{z:.4g}<extra></extra>",
+        z=[[None if math.isnan(value) else value for value in row] for row in rows],
+        text=[[told(Head(layer, index), value) for index, value in enumerate(row)] for layer, row in enumerate(rows)],
+        hovertemplate="%{text}<extra></extra>",
+        hoverongaps=True,
         coloraxis="coloraxis",
     )
+
+
+def layer_histogram(selected: Mapping[str, Iterable[tuple[int, int]]], n_layers: int, *, title: str = "") -> go.Figure:
+    """How many of each selection's heads are in each layer, one panel below another (the paper's Figure 3).
+
+    Args:
+        selected: heads by name.
+        n_layers: of the model.
+        title: of the figure.
+
+    Raises:
+        ValueError: no selection, or a head in no such layer.
+    """
+    if not selected:
+        raise ValueError("no selection to draw; wanted at least one named set of heads")
+    counts = {name: Counter(layer for layer, _ in heads) for name, heads in selected.items()}
+    beyond = {layer for of_layer in counts.values() for layer in of_layer if not 0 <= layer < n_layers}
+    if beyond:
+        raise ValueError(f"got heads in the layers {sorted(beyond)}; wanted layers 0 to {n_layers - 1}")
+    figure = make_subplots(len(counts), 1, shared_xaxes=True, subplot_titles=list(counts), vertical_spacing=0.12)
+    layers = list(range(n_layers))
+    for row, (name, of_layer) in enumerate(counts.items(), start=1):
+        bars = go.Bar(
+            x=layers,
+            y=[of_layer[layer] for layer in layers],
+            name=name,
+            marker_color=LINES[(row - 1) % len(LINES)],
+            hovertemplate="layer %{x}: %{y} heads<extra>%{fullData.name}</extra>",
+        )
+        figure.add_trace(bars, row=row, col=1)
+    figure.update_xaxes(title_text="Layer", row=len(counts), col=1)
+    most = max(max(of_layer.values(), default=1) for of_layer in counts.values())
+    figure.update_yaxes(title_text="Heads", range=[0, 1.08 * most], dtick=max(1, most // 4))
+    figure.update_layout(
+        template=TEMPLATE, title_text=title, showlegend=False, width=520, height=120 * len(counts) + 150, bargap=0.15
+    )
+    return figure
+
+
+def cumulative_scores(scores: Mapping[str, HeadScores], *, title: str = "") -> go.Figure:
+    """What share of all scores the K best heads hold, for every K: how few heads carry the whole.
+
+    Args:
+        scores: by name; norms or other quantities that are not negative.
+        title: of the figure.
+
+    Raises:
+        ValueError: nothing to draw, negative scores, or all of them 0.
+    """
+    if not scores:
+        raise ValueError("no scores to draw; wanted at least one named HeadScores")
+    figure = go.Figure()
+    for place, (name, panel) in enumerate(scores.items()):
+        ranked = panel.rank()
+        values = [panel[head] for head in ranked]
+        total, least = math.fsum(values), min(values, default=0.0)
+        if least < 0 or total <= 0:
+            raise ValueError(f"got scores of {name!r} from {least:g} that sum to {total:g}; wanted none below 0, some above")
+        figure.add_trace(
+            go.Scatter(
+                x=list(range(len(values) + 1)),
+                y=[math.fsum(values[:k]) / total for k in range(len(values) + 1)],
+                name=name,
+                mode="lines",
+                line={"color": LINES[place % len(LINES)], "dash": DASHES[place % len(DASHES)], "width": 2},
+                text=["none", *(head.label for head in ranked)],
+                hovertemplate="K = %{x} (last: %{text})<br>%{y:.1%}<extra>%{fullData.name}</extra>",
+            )
+        )
+    figure.update_xaxes(title_text="K, best heads first", rangemode="tozero")
+    figure.update_yaxes(title_text="share of all scores", range=[0, 1.02], tickformat=".0%")
+    figure.update_layout(template=TEMPLATE, title_text=title, width=520, height=380)
+    return figure

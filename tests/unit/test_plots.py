@@ -8,10 +8,18 @@ import plotly.io
 import pytest
 import torch
 
-from lofit_lens.analysis import TransferTable
+from lofit_lens.analysis import TransferTable, head_overlap
 from lofit_lens.heads import HeadScores
 from lofit_lens.outcomes import Evaluation
-from lofit_lens.plots import head_heatmap, head_heatmaps, transfer_matrix
+from lofit_lens.plots import (
+    cumulative_scores,
+    head_heatmap,
+    head_heatmaps,
+    layer_histogram,
+    overlap_matrix,
+    shared_heads,
+    transfer_matrix,
+)
 
 NAN = math.nan
 SCORES = HeadScores(torch.tensor([[0.5, 2.0], [NAN, NAN], [1.0, 0.25]]), quantity="norm of the learned scaling")
@@ -45,12 +53,102 @@ def test_layer_0_is_on_top_and_no_cell_is_cut_off():
 def test_the_hover_text_names_the_head_its_rank_and_whether_it_is_selected():
     [trace] = head_heatmap(SCORES, selected=[(0, 1)]).data
     assert [list(row) for row in trace.text] == [
-        ["L0H0<br>rank 3", "L0H1<br>rank 1 (selected)"],
-        ["L1H0<br>rank -", "L1H1<br>rank -"],
-        ["L2H0<br>rank 2", "L2H1<br>rank 4"],
+        ["L0H0<br>rank 3<br>0.5", "L0H1<br>rank 1 (selected)<br>2"],
+        ["L1H0<br>no attention, or not scored", "L1H1<br>no attention, or not scored"],
+        ["L2H0<br>rank 2<br>1", "L2H1<br>rank 4<br>0.25"],
     ]
     assert "%{text}" in trace.hovertemplate
-    assert "%{z" in trace.hovertemplate
+    [trace] = head_heatmap(SCORES, heads_per_kv=2).data
+    assert trace.text[2][1] == "L2H1, KV head 0<br>rank 4<br>0.25"
+
+
+def test_lines_part_the_heads_that_share_keys_and_values():
+    scores = HeadScores(torch.rand(2, 6))
+    edges = [shape.x0 for shape in head_heatmap(scores, heads_per_kv=2).layout.shapes]
+    assert edges == [1.5, 3.5]
+    both = head_heatmaps({"a": scores, "b": scores}, heads_per_kv=3)
+    assert [(shape.xref, shape.x0) for shape in both.layout.shapes] == [("x", 2.5), ("x2", 2.5)]
+    assert head_heatmap(scores).layout.shapes == ()
+    with pytest.raises(ValueError, match="got heads_per_kv=4 for 6 heads; wanted one that divides them"):
+        head_heatmap(scores, heads_per_kv=4)
+
+
+def test_signed_scores_are_centred_at_0_and_others_are_not():
+    signed = head_heatmaps({"a": SCORES, "b": HeadScores(-3 * SCORES.values, SCORES.quantity)}).layout.coloraxis
+    assert (signed.cmin, signed.cmax) == (-6.0, 6.0)
+    assert signed.colorscale[len(signed.colorscale) // 2][0] == 0.5
+    plain = head_heatmap(SCORES).layout.coloraxis
+    assert (plain.cmin, plain.cmax) == (None, None)
+    assert plain.colorscale != signed.colorscale
+
+
+def test_a_layer_histogram_counts_heads():
+    figure = layer_histogram({"a": [(0, 1), (0, 2), (3, 0)], "b": [(2, 2)]}, 4, title="Where")
+    assert [list(trace.y) for trace in figure.data] == [[2, 0, 0, 1], [0, 0, 1, 0]]
+    assert [trace.name for trace in figure.data] == ["a", "b"]
+    assert figure.layout.xaxis2.title.text == "Layer"
+    assert figure.layout.yaxis.title.text == "Heads"
+    with pytest.raises(ValueError, match=r"got heads in the layers \[4\]; wanted layers 0 to 3"):
+        layer_histogram({"a": [(4, 0)]}, 4)
+    with pytest.raises(ValueError, match="no selection to draw"):
+        layer_histogram({}, 4)
+
+
+def test_cumulative_scores_end_at_the_whole():
+    figure = cumulative_scores({"a": SCORES, "b": OTHER})
+    a, b = figure.data
+    # 2, 1, 0.5, 0.25 of 3.75.
+    assert list(a.y) == pytest.approx([0, 2 / 3.75, 3 / 3.75, 3.5 / 3.75, 1])
+    assert list(a.text) == ["none", "L0H1", "L2H0", "L0H0", "L2H1"]
+    assert list(b.y) == pytest.approx([0, 4 / 5.25, 4.75 / 5.25, 1, 1])
+    assert a.line.dash != b.line.dash
+    assert figure.layout.yaxis.title.text == "share of all scores"
+    with pytest.raises(ValueError, match="got scores of 'a' from -2 that sum to"):
+        cumulative_scores({"a": HeadScores(-SCORES.values)})
+    with pytest.raises(ValueError, match="no scores to draw"):
+        cumulative_scores({})
+
+
+def test_an_overlap_matrix_shows_values_and_what_the_nulls_say():
+    a, b = (HeadScores(torch.rand(6, 4, generator=torch.Generator().manual_seed(seed))) for seed in (0, 1))
+    overlap = head_overlap({"one": [a, a], "two": [b]}, 6)
+    figure = overlap_matrix(overlap, title="Heads in common")
+    [trace] = figure.data
+    value = overlap.matrix().loc["one", "two"]
+    assert [list(row) for row in trace.z] == [[1.0, value], [value, None]]
+    assert trace.text[0][1].startswith(f"{value:.2f}")
+    assert trace.text[1][1] == ""
+    assert f"p_layers {overlap.matrix('overlap', 'p_layers').loc['one', 'two']:.3g}" in trace.customdata[0][1]
+    assert (trace.zmin, trace.zmax) == (0.0, 1.0)
+    assert trace.colorbar.title.text == "shared heads (share of K)"
+    correlation = overlap_matrix(overlap, "rank_correlation").data[0]
+    assert (correlation.zmin, correlation.zmax) == (-1.0, 1.0)
+    distance = overlap_matrix(overlap, "emd").data[0]
+    assert distance.zmax == overlap.matrix("emd").max(axis=None)
+    assert distance.reversescale
+    assert "expected_layers -" in distance.customdata[0][1]
+
+
+def test_alike_beyond_layers_is_marked():
+    scores = HeadScores(torch.rand(6, 6, generator=torch.Generator().manual_seed(0)))
+    reversed_scores = HeadScores(1 - scores.values)
+    figure = overlap_matrix(head_overlap({"a": [scores], "b": [scores], "c": [reversed_scores]}, 9))
+    [trace] = figure.data
+    assert trace.text[0][1] == "1.00*"
+    assert trace.text[0][2] == "0.00"
+
+
+def test_an_upset_figure_has_a_bar_for_each_combination():
+    sets = {"a": [(0, 0), (1, 1), (2, 0)], "b": [(1, 1), (2, 0)], "c": [(3, 3)]}
+    figure = shared_heads(sets, title="Shared")
+    bars, dots, *lines = figure.data
+    assert list(bars.y) == [2, 1, 1]
+    assert bars.hovertext[0] == "a and b<br>L1H1, L2H0"
+    assert len(dots.x) == 9
+    assert [list(line.y) for line in lines] == [["a", "b"], ["a"], ["c"]]
+    assert list(figure.layout.yaxis2.ticktext) == ["a (3)", "b (2)", "c (1)"]
+    with pytest.raises(ValueError, match="got no heads to draw"):
+        shared_heads({"a": []})
 
 
 def test_selected_heads_are_outlined():

@@ -28,8 +28,8 @@ LEVELS = (
     | {"selection.gradient", "selection.layer_probes", "selection.orders"},
     {f"methods.{name}" for name in ("bitfit", "few_shot", "iti", "jola", "lofit", "lora", "loreft", "red", "repe")}
     | {"selection"},
-    {"analysis.transfer", "causal", "judging", "methods", "store"},
-    {"analysis", "plots.heads", "plots.transfer"},
+    {"analysis.overlap", "analysis.transfer", "causal", "judging", "methods", "store"},
+    {"analysis", "plots.heads", "plots.overlap", "plots.transfer"},
     {"plots"},
     {"lofit_lens", "demo"},
     {"cli"},
