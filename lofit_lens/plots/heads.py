@@ -138,7 +138,7 @@ def layer_histogram(selected: Mapping[str, Iterable[tuple[int, int]]], n_layers:
         figure.add_trace(bars, row=row, col=1)
     figure.update_xaxes(title_text="Layer", row=len(counts), col=1)
     most = max(max(of_layer.values(), default=1) for of_layer in counts.values())
-    figure.update_yaxes(title_text="Heads", range=[0, 1.08 * most], dtick=max(1, most // 4))
+    figure.update_yaxes(title_text="Heads", range=[0, 1.08 * most], nticks=4)
     figure.update_layout(
         template=TEMPLATE, title_text=title, showlegend=False, width=520, height=120 * len(counts) + 150, bargap=0.15
     )

@@ -16,6 +16,17 @@ MUTED = "#dddddd"
 SELECTED = "#d55e00"
 FONT = {"family": "Helvetica, Arial, sans-serif", "size": 13, "color": INK}
 
+_AXIS = {
+    "showgrid": False,
+    "zeroline": False,
+    "showline": True,
+    "linecolor": "#888888",
+    "ticks": "outside",
+    "ticklen": 4,
+    "automargin": True,
+    "title": {"standoff": 8},
+}
+
 TEMPLATE = go.layout.Template(
     layout={
         "font": FONT,
@@ -23,7 +34,7 @@ TEMPLATE = go.layout.Template(
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
         "margin": {"l": 60, "r": 30, "t": 70, "b": 55},
-        "xaxis": {"showgrid": False, "zeroline": False, "ticks": "outside", "ticklen": 4, "automargin": True},
-        "yaxis": {"showgrid": False, "zeroline": False, "ticks": "outside", "ticklen": 4, "automargin": True},
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
     }
 )
