@@ -9,11 +9,10 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from lofit_lens import plots
+from lofit_lens import plots, save_figure
 from lofit_lens.analysis import TransferTable
 from lofit_lens.store import scores_from_json
 
-logger = logging.getLogger("figures")
 FOLDER = Path(__file__).parent
 
 
@@ -25,22 +24,16 @@ def demo_figures() -> dict[str, go.Figure]:
     selected = {task: [tuple(head) for head in stored["selected"]] for task, stored in heads.items()}
     table = TransferTable.from_json(json.loads((folder / "transfer.json").read_text()))
     return {
-        "demo/heads": plots.head_heatmaps(scores, selected, title="Where each task's scaling moved most"),
+        "demo/heads": plots.head_heatmaps(scores, selected, heads_per_kv=3, title="Where each task's scaling moved most"),
         "demo/transfer": plots.transfer_matrix(table, title="Each task learned at another's heads"),
     }
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logger.setLevel(logging.INFO)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name, figure in demo_figures().items():
-        page = FOLDER / f"{name}.html"
-        figure.write_html(page, include_plotlyjs="cdn")
-        logger.info("%s", page)
-        try:
-            figure.write_image(page.with_suffix(".png"), scale=2)
-        except (RuntimeError, ValueError, ImportError) as error:
-            logger.warning("no PNG: needs the kaleido package and a Chrome or Chromium (%s)", str(error).splitlines()[0])
+        for path in save_figure(figure, FOLDER / name, images=("png",), offline=False):
+            logging.info("%s", path)
 
 
 if __name__ == "__main__":

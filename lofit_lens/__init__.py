@@ -9,6 +9,7 @@ from lofit_lens.judging import YesNoJudge, evaluate_open_ended
 from lofit_lens.methods import Fit
 from lofit_lens.models import check_model, load_model, tiny_model
 from lofit_lens.outcomes import Evaluation
+from lofit_lens.rendering import save_figure, sized
 from lofit_lens.scoring import answer_logprobs
 from lofit_lens.selection import random_scores
 from lofit_lens.side_effects import SideEffects, side_effects
@@ -39,8 +40,10 @@ __all__ = [
     "plots",
     "probes",
     "random_scores",
+    "save_figure",
     "selection",
     "side_effects",
+    "sized",
     "tasks",
     "tiny_model",
 ]

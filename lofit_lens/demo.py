@@ -16,12 +16,13 @@ from rich.table import Table
 from lofit_lens import plots
 from lofit_lens.analysis import TransferTable
 from lofit_lens.evaluation import evaluate
-from lofit_lens.files import check_writable, write_json_atomically, write_text_atomically
+from lofit_lens.files import check_writable, write_json_atomically
 from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import LoFiT
 from lofit_lens.models import fingerprint, load_model
+from lofit_lens.rendering import save_figure
 from lofit_lens.selection import random_scores
 from lofit_lens.store import Run, RunStore, scores_to_json
 from lofit_lens.tasks import Counterfactual, Kinship, Task, Truth
@@ -144,4 +145,4 @@ def _write(out: Path, table: TransferTable, own: dict[str, Run], model: LensMode
         "transfer": plots.transfer_matrix(table, title="Each task learned at another's heads"),
     }
     for name, figure in figures.items():
-        write_text_atomically(out / f"{name}.html", figure.to_html(include_plotlyjs=True))
+        save_figure(figure, out / name, images=())

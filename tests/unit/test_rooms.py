@@ -13,7 +13,7 @@ ROOT = Path(lofit_lens.__file__).parent
 #: Every module, lowest level first. A module imports from lower levels only.
 LEVELS = (
     {"files", "heads", "layout", "lens", "losses", "plots.template", "progress", "statistics", "tasks.base", "tiny"},
-    {"adapters", "batches", "caches", "embedded", "patching", "tasks.sources", "tasks.world"},
+    {"adapters", "batches", "caches", "embedded", "patching", "rendering", "tasks.sources", "tasks.world"},
     {"outcomes", "packing", "tasks.data"},
     {"examination"},
     {"models", "tasks.clutrr", "tasks.counterfactual", "tasks.ioi", "tasks.kinship", "tasks.mquake", "tasks.own"}
@@ -40,7 +40,7 @@ LEVELS = (
 GATES = {
     "transformer_lens": ("caches", "models", "patching"),
     "datasets": ("tasks",),
-    "plotly": ("plots", "report"),
+    "plotly": ("plots", "rendering", "report"),
     "circuitsvis": ("plots", "report"),
     "lm_eval": ("harness",),
     "peft": ("interventions.lora",),

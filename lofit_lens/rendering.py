@@ -1,0 +1,108 @@
+"""Keep a figure: one HTML file that works offline, images for a paper, and the numbers behind it beside them.
+
+Images need the extra `lofit-lens[figures]` (kaleido) and a Chrome or Chromium, which draws them.
+"""
+
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io
+
+from lofit_lens.files import new_file, write_json_atomically, write_text_atomically
+
+logger = logging.getLogger(__name__)
+
+ImageFormat = Literal["png", "svg", "pdf"]
+IMAGE_FORMATS: tuple[ImageFormat, ...] = ("png", "svg", "pdf")
+#: Widths of a paper's column and of its page (3.25 and 6.75 inches, as in NeurIPS and ACL), at 96 pixels an inch.
+COLUMN_WIDTHS = {1: 312, 2: 648}
+#: Pixels for each of those in a PNG: about 300 dots an inch.
+_PNG_SCALE = 3
+
+
+def sized(figure: go.Figure, columns: Literal[1, 2]) -> go.Figure:
+    """A copy that is as wide as one or two columns of a paper; letters keep their size, the picture its proportions.
+
+    Raises:
+        ValueError: another number of columns.
+    """
+    if columns not in COLUMN_WIDTHS:
+        raise ValueError(f"got columns={columns!r}; wanted one of {list(COLUMN_WIDTHS)}")
+    copy = go.Figure(figure)
+    layout: Any = copy.layout  # its attributes are made at run time
+    width, proportion = COLUMN_WIDTHS[columns], (layout.height or 450) / (layout.width or 700)
+    copy.update_layout(width=width, height=round(max(0.62, min(proportion, 1.3)) * width))
+    copy.update_layout(font_size=11, title_font_size=12, margin={"t": 40 if layout.title.text else 12, "r": 12})
+    copy.update_annotations(font_size=11)
+    return copy
+
+
+def save_figure(
+    figure: go.Figure,
+    path: str | Path,
+    data: pd.DataFrame | Mapping[str, Any] | Sequence[Any] | None = None,
+    *,
+    images: Sequence[ImageFormat] = IMAGE_FORMATS,
+    offline: bool = True,
+) -> list[Path]:
+    """Write `path` with the endings .html, .csv or .json, and those of the images; each whole or not at all.
+
+    Args:
+        figure: what is kept.
+        path: without an ending; its folder is made.
+        data: the numbers behind the figure: a table becomes CSV, everything else JSON.
+        images: which of `png`, `svg` and `pdf`. Where they cannot be drawn, a warning says what is missing.
+        offline: the HTML file holds plotly.js itself (5 MB); otherwise it is fetched from a public server when it is opened.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        ValueError: another kind of image, or a path with an ending of its own.
+        OSError: the folder cannot be written.
+    """
+    path = Path(path)
+    if unknown := [kind for kind in images if kind not in IMAGE_FORMATS]:
+        raise ValueError(f"got the images {unknown}, wanted some of {list(IMAGE_FORMATS)}")
+    if path.suffix[1:] in ("html", "json", "csv", *IMAGE_FORMATS):
+        raise ValueError(f"got {path}, wanted a path without {path.suffix}: several files are written")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page = _with_ending(path, "html")
+    write_text_atomically(page, figure.to_html(include_plotlyjs=True if offline else "cdn"))
+    written = [page]
+    if isinstance(data, pd.DataFrame):
+        written.append(_with_ending(path, "csv"))
+        write_text_atomically(written[-1], data.to_csv(index=False))
+    elif data is not None:
+        written.append(_with_ending(path, "json"))
+        write_json_atomically(written[-1], data)
+    return written + (_images(figure, path, images) if images else [])
+
+
+def _with_ending(path: Path, ending: str) -> Path:
+    return path.with_name(f"{path.name}.{ending}")
+
+
+def _images(figure: go.Figure, path: Path, kinds: Sequence[ImageFormat]) -> list[Path]:
+    targets = [_with_ending(path, kind) for kind in kinds]
+    try:
+        with contextlib.ExitStack() as stack:
+            scratch = [stack.enter_context(new_file(target)) for target in targets]
+            # All at once, as each call starts a browser of its own. It does not ask the figure for its size.
+            scales = [_PNG_SCALE if kind == "png" else 1 for kind in kinds]
+            layout: Any = figure.layout
+            size = {"width": [layout.width] * len(kinds), "height": [layout.height] * len(kinds)}
+            plotly.io.write_images([figure] * len(kinds), list(scratch), list(kinds), list(scales), **size)
+    except (RuntimeError, ValueError, ImportError) as error:
+        # What kaleido says of a missing Chrome takes many lines, the first of which says it.
+        reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        logger.warning(
+            "%s: no images are drawn (%s); they need pip install 'lofit-lens[figures]' and a Chrome or Chromium", path, reason
+        )
+        return []
+    return targets

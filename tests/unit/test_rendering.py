@@ -1,0 +1,77 @@
+"""Figures as files: a page that works offline, images by a real browser, and the numbers beside them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from lofit_lens import save_figure, sized
+from lofit_lens.plots.template import TEMPLATE
+
+FIGURE = go.Figure(go.Scatter(x=[1, 2], y=[3, 5], name="a <b> & c"))
+FIGURE.update_layout(template=TEMPLATE, width=500, height=300, title_text="A figure")
+FRAME = pd.DataFrame({"head": ["L0H1", "L2H0"], "score": [0.5, 0.25]})
+
+
+def endings(paths: list[Path]) -> list[str]:
+    return [path.name.removeprefix("heads") for path in paths]
+
+
+def test_a_page_stands_alone_and_the_numbers_are_beside_it(tmp_path):
+    written = save_figure(FIGURE, tmp_path / "new folder" / "heads", FRAME, images=())
+    assert endings(written) == [".html", ".csv"]
+    page = written[0].read_text(encoding="utf-8")
+    assert "A figure" in page
+    assert len(page) > 3_000_000  # plotly.js itself
+    assert "<script src=" not in page
+    pd.testing.assert_frame_equal(pd.read_csv(written[1]), FRAME)
+    small, numbers = save_figure(FIGURE, tmp_path / "heads", {"k": [1, 2]}, images=(), offline=False)
+    assert small.stat().st_size < 100_000
+    assert json.loads(numbers.read_text()) == {"k": [1, 2]}
+
+
+def test_a_name_may_have_a_dot(tmp_path):
+    (page,) = save_figure(FIGURE, tmp_path / "alpha-0.5", images=(), offline=False)
+    assert page.name == "alpha-0.5.html"
+
+
+@pytest.mark.skipif(not (shutil.which("chromium") or shutil.which("google-chrome")), reason="no Chrome or Chromium here")
+def test_a_real_browser_draws_the_images(tmp_path):
+    written = save_figure(sized(FIGURE, 1), tmp_path / "heads", offline=False)
+    assert endings(written) == [".html", ".png", ".svg", ".pdf"]
+    png, svg, pdf = (path.read_bytes() for path in written[1:])
+    assert png.startswith(b"\x89PNG")
+    # Three pixels for each of the 312 of a column's width (bytes 16 to 19).
+    assert int.from_bytes(png[16:20], "big") == 3 * 312
+    assert b"a &lt;b&gt; &amp; c" in svg or b"<svg" in svg
+    assert b'width="312"' in svg
+    assert pdf.startswith(b"%PDF")
+
+
+def test_without_a_browser_the_rest_is_written_and_a_message_says_what_is_missing(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "no browser"))
+    written = save_figure(FIGURE, tmp_path / "heads", FRAME, offline=False)
+    assert endings(written) == [".html", ".csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["heads.csv", "heads.html"]
+    assert "no images are drawn" in caplog.text
+    assert "pip install 'lofit-lens[figures]' and a Chrome or Chromium" in caplog.text
+
+
+def test_a_figure_as_wide_as_a_column_is_a_copy():
+    one, two = sized(FIGURE, 1), sized(FIGURE, 2)
+    assert (one.layout.width, two.layout.width, FIGURE.layout.width) == (312, 648, 500)
+    assert two.layout.height == round(648 * 0.62)
+    assert one.layout.font.size == two.layout.font.size == 11
+    with pytest.raises(ValueError, match=r"got columns=3; wanted one of \[1, 2\]"):
+        sized(FIGURE, 3)
+
+
+def test_what_cannot_be_written_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"got the images \['gif'\]"):
+        save_figure(FIGURE, tmp_path / "heads", images=("gif",))
+    with pytest.raises(ValueError, match=r"wanted a path without \.html"):
+        save_figure(FIGURE, tmp_path / "heads.html")
+    assert list(tmp_path.iterdir()) == []
