@@ -76,7 +76,6 @@ class SideEffects:
         return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high"])
 
 
-@torch.no_grad()
 def side_effects(
     model: LensModel,
     intervention: Intervention,
@@ -102,34 +101,70 @@ def side_effects(
         ValueError: no texts, one of fewer than two tokens, or an edit that does not fit; before anything is run.
         ArithmeticError: a cross-entropy or KL is not finite.
     """
+    [found] = side_effects_of_each(model, [intervention], texts, max_tokens=max_tokens, token_budget=token_budget)
+    return found
+
+
+@torch.no_grad()
+def side_effects_of_each(
+    model: LensModel,
+    interventions: Sequence[Intervention],
+    texts: Sequence[str] | None = None,
+    *,
+    max_tokens: int = 128,
+    token_budget: int = TOKEN_BUDGET,
+) -> list[SideEffects]:
+    """The side effects of several edits on the same tokens, for which the base model reads each text only once.
+
+    Args:
+        model: as in `side_effects`.
+        interventions: one or more edits.
+        texts: as in `side_effects`.
+        max_tokens: as in `side_effects`; the context must have room for the longest text that one of the edits puts in front.
+        token_budget: as in `side_effects`.
+
+    Raises:
+        ConnectionError, ValueError, ArithmeticError: as `side_effects`, or there are no edits.
+    """
     check_model(model)
     texts = open_web_text() if texts is None else texts
     refuse_one_string(texts=texts)
+    if not interventions:
+        raise ValueError("got no edits to measure; wanted at least one")
     if not texts or max_tokens < 2:
         raise ValueError(f"got {len(texts)} texts and max_tokens={max_tokens}; wanted at least one text and two tokens")
-    in_front = _text_in_front(model, intervention)
-    length = min(max_tokens, model.cfg.n_ctx - len(in_front))
-    encoded = []
-    for i, text in enumerate(texts):
-        with naming(f"text {i}"):
-            encoded.append(encode_prompt(model, text)[:length])
-        if len(encoded[i]) < 2:
-            raise ValueError(f"text {i} has fewer than two tokens, so nothing is predicted: {text!r}; leave it out")
-    with attached(model, intervention):
-        pass  # what does not fit is refused, before anything is run
-    sequences = [TokenSequence(ids[:1], ids[1:]) for ids in encoded]
-    edited = [_behind(model, in_front, sequence) for sequence in sequences]
-    results = torch.empty(3, len(texts))
+    in_front = [_text_in_front(model, intervention) for intervention in interventions]
+    longest = max(in_front, key=len)
+    sequences = _encoded(model, texts, min(max_tokens, model.cfg.n_ctx - len(longest)))
+    for intervention in interventions:
+        with attached(model, intervention):
+            pass  # what does not fit is refused, before anything is run
+    results = torch.empty(len(interventions), 3, len(texts))
+    lengths = [len(_behind(model, longest, sequence)) for sequence in sequences]
     bar = progress(None, "side effects", total=len(texts))
-    for group in by_length(map(len, edited), min(token_budget, logit_rows(model))):
-        results[:, group] = _of_batch(model, intervention, [sequences[i] for i in group], [edited[i] for i in group])
+    for group in by_length(lengths, min(token_budget, logit_rows(model))):
+        results[:, :, group] = _of_batch(model, interventions, in_front, [sequences[i] for i in group])
         bar.update(len(group))
     bar.close()
-    if not results.isfinite().all():
-        n_bad = int((~results.isfinite()).any(0).sum())
-        raise ArithmeticError(f"cross-entropy or KL is not finite for {n_bad} of {len(texts)} texts; {DIVERGED}")
-    cross_entropy, base_cross_entropy, kl = (tuple(row) for row in results.tolist())
-    return SideEffects(cross_entropy, base_cross_entropy, kl, tuple(len(sequence.answer) for sequence in sequences))
+    is_finite = results.isfinite().all(1)
+    for i in range(len(interventions)):
+        if n_bad := int((~is_finite[i]).sum()):
+            which = f" under edit {i}" if len(interventions) > 1 else ""
+            raise ArithmeticError(f"cross-entropy or KL is not finite for {n_bad} of {len(texts)} texts{which}; {DIVERGED}")
+    n_tokens = tuple(len(sequence.answer) for sequence in sequences)
+    return [SideEffects(*map(tuple, of_edit), n_tokens=n_tokens) for of_edit in results.tolist()]
+
+
+def _encoded(model: LensModel, texts: Sequence[str], length: int) -> list[TokenSequence]:
+    """The first tokens of each text; all but the first are predicted."""
+    sequences = []
+    for i, text in enumerate(texts):
+        with naming(f"text {i}"):
+            ids = encode_prompt(model, text)[:length]
+        if len(ids) < 2:
+            raise ValueError(f"text {i} has fewer than two tokens, so nothing is predicted: {text!r}; leave it out")
+        sequences.append(TokenSequence(ids[:1], ids[1:]))
+    return sequences
 
 
 def _text_in_front(model: LensModel, intervention: Intervention) -> tuple[int, ...]:
@@ -154,17 +189,23 @@ def _behind(model: LensModel, in_front: tuple[int, ...], sequence: TokenSequence
 
 
 def _of_batch(
-    model: LensModel, intervention: Intervention, sequences: list[TokenSequence], edited_sequences: list[TokenSequence]
-) -> Float[Tensor, "3 text"]:
+    model: LensModel,
+    interventions: Sequence[Intervention],
+    in_front: Sequence[tuple[int, ...]],
+    sequences: list[TokenSequence],
+) -> Float[Tensor, "edit 3 text"]:
     batch = collate(model, sequences)
     base = answer_logits(model, batch)
-    with attached(model, intervention):
-        edited = answer_logits(model, collate(model, edited_sequences))
-    parts = zip(base.split(ROWS_OF_LOGITS), edited.split(ROWS_OF_LOGITS), strict=True)
-    kl = torch.cat([_kl(*part) for part in parts])
-    per_token = (-target_logprobs(edited, batch), -target_logprobs(base, batch), kl)
     lengths = torch.tensor([len(sequence.answer) for sequence in sequences])
-    return torch.stack([per_sequence(values, batch).cpu() / lengths for values in per_token])
+    results = []
+    for intervention, ids in zip(interventions, in_front, strict=True):
+        with attached(model, intervention):
+            edited = answer_logits(model, collate(model, [_behind(model, ids, sequence) for sequence in sequences]))
+        parts = zip(base.split(ROWS_OF_LOGITS), edited.split(ROWS_OF_LOGITS), strict=True)
+        kl = torch.cat([_kl(*part) for part in parts])
+        per_token = (-target_logprobs(edited, batch), -target_logprobs(base, batch), kl)
+        results.append(torch.stack([per_sequence(values, batch).cpu() / lengths for values in per_token]))
+    return torch.stack(results)
 
 
 def _kl(base: Float[Tensor, "place d_vocab"], edited: Float[Tensor, "place d_vocab"]) -> Float[Tensor, "place"]:

@@ -7,7 +7,7 @@ from lofit_lens import attached, scoring, side_effects
 from lofit_lens.batches import encode_prompt
 from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention, PromptIntervention
-from lofit_lens.side_effects import SideEffects
+from lofit_lens.side_effects import SideEffects, side_effects_of_each
 from lofit_lens.tasks import Example, sources, texts_of
 
 EDIT = HeadIntervention((Head(0, 1), Head(2, 2)), offset=0.3 * torch.randn(2, 16, generator=torch.Generator().manual_seed(0)))
@@ -89,6 +89,43 @@ def test_an_edit_that_has_diverged_has_no_cost(llama):
     edit = HeadIntervention((Head(0, 1),), offset=torch.full((1, 16), torch.nan))
     with pytest.raises(ArithmeticError, match=r"not finite for 3 of 3 texts; the edit has diverged: fit it again"):
         side_effects(llama, edit, TEXTS)
+
+
+def test_several_edits_share_the_base_models_passes(llama, passes):
+    edits = [EDIT, -2.0 * EDIT, 0.0 * EDIT]
+    together = side_effects_of_each(llama, edits, TEXTS, max_tokens=20, token_budget=40)
+    n_batches = len(passes) // 4
+    assert (n_batches > 1, len(passes)) == (True, 4 * n_batches)
+    # The same batches, so the same numbers, bit for bit.
+    assert together == [side_effects(llama, edit, TEXTS, max_tokens=20, token_budget=40) for edit in edits]
+    assert len({found.kl for found in together}) == 3
+
+
+def test_text_in_front_may_be_one_of_several_edits(llama):
+    shots = PromptIntervention("Q: 1 and 1? A: 2\n\n")
+    for found, edit in zip(side_effects_of_each(llama, [EDIT, shots], TEXTS), [EDIT, shots], strict=True):
+        alone = side_effects(llama, edit, TEXTS)
+        assert found.n_tokens == alone.n_tokens
+        # Float32 in other batches.
+        assert found.kl == pytest.approx(alone.kl, rel=1e-3, abs=1e-6)
+    # All are measured on what the context holds behind the longest of them.
+    long = PromptIntervention("x" * (llama.cfg.n_ctx - 10))
+    assert [found.n_tokens for found in side_effects_of_each(llama, [EDIT, long], TEXTS[:1])] == [(8,), (8,)]
+
+
+def test_of_several_edits_the_diverged_one_is_named(llama):
+    diverged = HeadIntervention((Head(0, 1),), offset=torch.full((1, 16), torch.nan))
+    with pytest.raises(ArithmeticError, match="not finite for 3 of 3 texts under edit 1; the edit has diverged"):
+        side_effects_of_each(llama, [EDIT, diverged], TEXTS)
+
+
+def test_every_edit_is_checked_before_one_is_measured(llama, passes):
+    misfit = HeadIntervention((Head(9, 9),), offset=torch.ones(1, 16))
+    with pytest.raises(ValueError, match="L9H9 is out of range"):
+        side_effects_of_each(llama, [EDIT, misfit], TEXTS)
+    with pytest.raises(ValueError, match="got no edits to measure"):
+        side_effects_of_each(llama, [], TEXTS)
+    assert passes == []
 
 
 def test_tables():
