@@ -61,6 +61,22 @@ def evaluate(
     return _scored(model, _prepared(model, task, intervention, split, metric), token_budget)
 
 
+def check_evaluation(
+    model: LensModel,
+    task: Task,
+    intervention: Intervention | None = None,
+    *,
+    split: Split = "test",
+    metric: Metric | None = None,
+) -> None:
+    """Refuse what `evaluate` refuses, and run nothing: so that work of many evaluations does not end at the last one.
+
+    Raises:
+        ValueError: as `evaluate`.
+    """
+    _prepared(model, task, intervention, split, metric)
+
+
 class _Prepared(NamedTuple):
     """What a score is to be made of, checked and tokenised."""
 

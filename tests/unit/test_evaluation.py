@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lofit_lens import answer_logprobs, check_task, evaluate, evaluate_folds, generate
+from lofit_lens.evaluation import check_evaluation
 from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention
 from lofit_lens.outcomes import Evaluation
@@ -315,6 +316,27 @@ def test_every_fold_is_checked_before_one_is_scored(speaker, toy_task, passes, s
     other = toy_task({"test": [Example("W:", " b", rejected=(" a",))]}, metric="mc1")
     with pytest.raises(ValueError, match=r"judged by \['exact_match', 'mc1'\]; wanted one metric"):
         evaluate_folds(speaker, [folds[0], other])
+    assert passes == []
+
+
+@pytest.mark.parametrize(
+    ("examples", "edit", "settings", "message"),
+    [
+        ([Example("Q:", "o" * 300)], None, {}, "example 0 needs"),
+        ([], None, {}, "the test split of task 'toy' is empty"),
+        ([Example("Q:", " a")], None, {"split": "dev"}, "split 'dev'; wanted one of"),
+        ([Example("Q:", " a")], None, {"metric": "f1"}, "metric 'f1'; wanted one of"),
+        ([Example("Q:", " a")], None, {"metric": "mc1"}, "example 0 of 'toy' has no wrong answers"),
+        ([Example("Q:", " a")], HeadIntervention((Head(9, 9),), offset=torch.ones(1, 16)), {}, "L9H9 is out of range"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run_it")
+def test_an_evaluation_can_be_checked_without_being_run(llama, toy_task, passes, examples, edit, settings, message):
+    task = toy_task({"test": examples})
+    for refuse in (check_evaluation, evaluate):
+        with pytest.raises(ValueError, match=message):
+            refuse(llama, task, edit, **settings)
+    check_evaluation(llama, toy_task({"test": [Example("Q:", " a")]}), EDIT)
     assert passes == []
 
 
