@@ -1,4 +1,4 @@
-"""The transfer matrix: rows lend heads, columns learn on them."""
+"""The transfer matrix: rows lend heads that columns learn on, or are adapters that columns are judged under."""
 
 import plotly.graph_objects as go
 
@@ -7,7 +7,7 @@ from lofit_lens.plots.template import SEQUENTIAL, TEMPLATE
 
 
 def transfer_matrix(table: TransferTable, *, title: str = "") -> go.Figure:
-    """Metric of each task (column) with offsets at the heads of each source (row), with 95 % intervals.
+    """Metric of each task (column) with what comes from each source (row), its heads or an adapter, with 95 % intervals.
 
     A task's own column is comparable from row to row; columns of different metrics are not comparable with each other.
 
@@ -30,7 +30,8 @@ def transfer_matrix(table: TransferTable, *, title: str = "") -> go.Figure:
             texttemplate="%{text}",
             customdata=[[[cell.metric, cell.n] for cell in row] for row in cells],
             hovertemplate=(
-                "task %{x}, heads of %{y}<br>%{customdata[0]} %{z:.3f} (n = %{customdata[1]})<br>%{text}<extra></extra>"
+                f"task %{{x}}, {table.rows} %{{y}}<br>"
+                "%{customdata[0]} %{z:.3f} (n = %{customdata[1]})<br>%{text}<extra></extra>"
             ),
             colorscale=SEQUENTIAL,
             zmin=0,
@@ -42,9 +43,11 @@ def transfer_matrix(table: TransferTable, *, title: str = "") -> go.Figure:
     )
     metrics = {target: table.evaluations[table.sources[0], target].metric for target in table.targets}
     figure.update_xaxes(
-        title_text="Task learned", ticktext=[f"{t} ({metrics[t]})" for t in table.targets], tickvals=table.targets
+        title_text="Task learned" if table.rows == "heads of" else "Task",
+        ticktext=[f"{t} ({metrics[t]})" for t in table.targets],
+        tickvals=table.targets,
     )
-    figure.update_yaxes(title_text="Heads of", autorange="reversed")
+    figure.update_yaxes(title_text=table.rows.capitalize(), autorange="reversed")
     figure.update_layout(
         template=TEMPLATE, title_text=title, width=180 * len(table.targets) + 260, height=80 * len(table.sources) + 160
     )
