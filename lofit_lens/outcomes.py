@@ -59,6 +59,12 @@ class Evaluation:
             columns["text"] = self.texts
         return pd.DataFrame(columns)
 
+    def to_row(self) -> dict[str, Any]:
+        """What a table of several says of each: the metric's value in [0, 1], its 95 % interval, and of how many examples."""
+        low, high = self.interval()
+        whose = {"task": self.task, "split": self.split, "metric": self.metric}
+        return {**whose, "value": self.value, "low": low, "high": high, "n": self.n}
+
     @classmethod
     def pooled(cls, parts: Sequence["Evaluation"]) -> "Evaluation":
         """Evaluations of parts of a test set as one, such as TruthfulQA's two folds, whose examples differ.

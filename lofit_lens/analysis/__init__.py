@@ -1,6 +1,22 @@
 """Analyses: each takes adapters, scores or evaluations, and gives a small result that becomes a table or a figure."""
 
+from lofit_lens.analysis.doses import DoseResponse, dose_response
+from lofit_lens.analysis.mixtures import Mixture, mixture
 from lofit_lens.analysis.overlap import HeadOverlap, head_overlap, intersections, layer_emd
+from lofit_lens.analysis.sweeps import Sweep, sweep
 from lofit_lens.analysis.transfer import TransferTable, effects_on_tasks
 
-__all__ = ["HeadOverlap", "TransferTable", "effects_on_tasks", "head_overlap", "intersections", "layer_emd"]
+__all__ = [
+    "DoseResponse",
+    "HeadOverlap",
+    "Mixture",
+    "Sweep",
+    "TransferTable",
+    "dose_response",
+    "effects_on_tasks",
+    "head_overlap",
+    "intersections",
+    "layer_emd",
+    "mixture",
+    "sweep",
+]

@@ -1,15 +1,21 @@
 """Figures: each takes a result and gives a `plotly.graph_objects.Figure`; no model, no files, no state."""
 
+from lofit_lens.plots.doses import dose_curves
 from lofit_lens.plots.heads import cumulative_scores, head_heatmap, head_heatmaps, layer_histogram
+from lofit_lens.plots.mixtures import mixture_curves
 from lofit_lens.plots.overlap import overlap_matrix, shared_heads
+from lofit_lens.plots.sweeps import sweep_curves
 from lofit_lens.plots.transfer import transfer_matrix
 
 __all__ = [
     "cumulative_scores",
+    "dose_curves",
     "head_heatmap",
     "head_heatmaps",
     "layer_histogram",
+    "mixture_curves",
     "overlap_matrix",
     "shared_heads",
+    "sweep_curves",
     "transfer_matrix",
 ]

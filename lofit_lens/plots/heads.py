@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lofit_lens.heads import Head, HeadScores, checked_heads
-from lofit_lens.plots.template import DASHES, DIVERGING, LINES, MUTED, SELECTED, SEQUENTIAL, TEMPLATE
+from lofit_lens.plots.template import DIVERGING, LINES, MUTED, SELECTED, SEQUENTIAL, TEMPLATE, line_styles
 
 
 def head_heatmap(
@@ -132,7 +132,7 @@ def layer_histogram(selected: Mapping[str, Iterable[tuple[int, int]]], n_layers:
             x=layers,
             y=[of_layer[layer] for layer in layers],
             name=name,
-            marker_color=LINES[(row - 1) % len(LINES)],
+            marker_color=LINES[(row - 1) % len(LINES)][0],
             hovertemplate="layer %{x}: %{y} heads<extra>%{fullData.name}</extra>",
         )
         figure.add_trace(bars, row=row, col=1)
@@ -158,7 +158,8 @@ def cumulative_scores(scores: Mapping[str, HeadScores], *, title: str = "") -> g
     if not scores:
         raise ValueError("no scores to draw; wanted at least one named HeadScores")
     figure = go.Figure()
-    for place, (name, panel) in enumerate(scores.items()):
+    looks = line_styles(list(scores))
+    for name, panel in scores.items():
         ranked = panel.rank()
         values = [panel[head] for head in ranked]
         total, least = math.fsum(values), min(values, default=0.0)
@@ -170,7 +171,7 @@ def cumulative_scores(scores: Mapping[str, HeadScores], *, title: str = "") -> g
                 y=[math.fsum(values[:k]) / total for k in range(len(values) + 1)],
                 name=name,
                 mode="lines",
-                line={"color": LINES[place % len(LINES)], "dash": DASHES[place % len(DASHES)], "width": 2},
+                line=looks[name]["line"],
                 text=["none", *(head.label for head in ranked)],
                 hovertemplate="K = %{x} (last: %{text})<br>%{y:.1%}<extra>%{fullData.name}</extra>",
             )

@@ -1,5 +1,8 @@
 """The look of every figure, applied to each figure alone and never globally."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import plotly.graph_objects as go
 
 INK = "#222222"
@@ -7,25 +10,37 @@ INK = "#222222"
 SEQUENTIAL = "Viridis"
 #: For signed quantities, centred at 0; blue and red are told apart by colour-blind readers, red and green are not.
 DIVERGING = "RdBu"
-#: Lines and bars, in turn: Okabe and Ito's colours, and dashes for print without colour.
-LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-DASHES = ("solid", "dash", "dot", "dashdot")
 #: What is not there: a layer without attention, a set that a head is not in.
 MUTED = "#dddddd"
 #: The outline of what is selected: stands out on every colour of the scale, in print too.
 SELECTED = "#d55e00"
+#: Lines: colours of Okabe and Ito, safe for colour-blind readers, and a dash and a marker of their own for those who see none.
+LINES = (
+    ("#0072b2", "solid", "circle"),
+    ("#d55e00", "dash", "square"),
+    ("#009e73", "dot", "diamond"),
+    ("#cc79a7", "dashdot", "triangle-up"),
+    ("#e69f00", "longdash", "cross"),
+    ("#56b4e9", "longdashdot", "star"),
+)
+#: What is there for orientation only.
+REFERENCE = "#888888"
+#: Pixels: at this width, the font is readable when a figure is as wide as one column of a paper.
+COLUMN_WIDTH = 420
 FONT = {"family": "Helvetica, Arial, sans-serif", "size": 13, "color": INK}
-
-_AXIS = {
+#: Without a standoff, the title of an axis stands where it would with short tick labels, and long ones run into it.
+AXIS = {
     "showgrid": False,
     "zeroline": False,
     "showline": True,
-    "linecolor": "#888888",
+    "linecolor": REFERENCE,
     "ticks": "outside",
     "ticklen": 4,
     "automargin": True,
-    "title": {"standoff": 8},
+    "title": {"standoff": 10},
 }
+#: Below everything else, whatever the height of the figure.
+LEGEND_BELOW = {"orientation": "h", "x": 0.5, "xanchor": "center", "yref": "container", "y": 0, "yanchor": "bottom"}
 
 TEMPLATE = go.layout.Template(
     layout={
@@ -34,7 +49,36 @@ TEMPLATE = go.layout.Template(
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
         "margin": {"l": 60, "r": 30, "t": 70, "b": 55},
-        "xaxis": _AXIS,
-        "yaxis": _AXIS,
+        "xaxis": AXIS,
+        "yaxis": AXIS,
     }
 )
+
+
+def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """For each name, the `line` and the `marker` of a scatter trace.
+
+    Raises:
+        ValueError: more names than lines that can be told apart.
+    """
+    if len(names) > len(LINES):
+        raise ValueError(
+            f"got {len(names)} lines to draw, {list(names)}; wanted at most {len(LINES)}: draw them in several figures"
+        )
+    looks = zip(names, LINES, strict=False)
+    return {
+        name: {"line": {"color": colour, "dash": dash, "width": 2}, "marker": {"color": colour, "symbol": symbol, "size": 8}}
+        for name, (colour, dash, symbol) in looks
+    }
+
+
+def error_bars(values: Sequence[float], lows: Sequence[float], highs: Sequence[float]) -> dict[str, Any]:
+    """The `error_y` of a scatter trace that reaches from low to high."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - value for value, high in zip(values, highs, strict=True)],
+        "arrayminus": [value - low for value, low in zip(values, lows, strict=True)],
+        "thickness": 1.2,
+        "width": 3,
+    }

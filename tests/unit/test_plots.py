@@ -1,5 +1,6 @@
 """Figures: the numbers, labels and units in them."""
 
+import dataclasses
 import json
 import math
 
@@ -8,18 +9,22 @@ import plotly.io
 import pytest
 import torch
 
-from lofit_lens.analysis import TransferTable, head_overlap
+from lofit_lens.analysis import DoseResponse, Mixture, Sweep, TransferTable, head_overlap
 from lofit_lens.heads import HeadScores
 from lofit_lens.outcomes import Evaluation
 from lofit_lens.plots import (
     cumulative_scores,
+    dose_curves,
     head_heatmap,
     head_heatmaps,
     layer_histogram,
+    mixture_curves,
     overlap_matrix,
     shared_heads,
+    sweep_curves,
     transfer_matrix,
 )
+from lofit_lens.side_effects import SideEffects
 
 NAN = math.nan
 SCORES = HeadScores(torch.tensor([[0.5, 2.0], [NAN, NAN], [1.0, 0.25]]), quantity="norm of the learned scaling")
@@ -243,12 +248,214 @@ def test_each_cell_shows_its_value_and_interval():
     ]
 
 
+def test_a_table_of_adapters_says_so():
+    assert "heads of %{y}" in transfer_matrix(TABLE).data[0].hovertemplate
+    figure = transfer_matrix(dataclasses.replace(TABLE, rows="adapter"))
+    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("Task", "Adapter")
+    assert "adapter %{y}" in figure.data[0].hovertemplate
+
+
+# Doses
+
+
+def mc1(*scores: float) -> Evaluation:
+    return Evaluation("truth", "test", "mc1", {"mc1": scores})
+
+
+RESPONSE = DoseResponse(
+    (-1.0, 0.0, 1.0),
+    (mc1(0.0, 0.0, 0.0, 1.0), mc1(0.0, 0.0, 1.0, 1.0), mc1(1.0, 0.0, 1.0, 1.0)),
+    (
+        SideEffects((2.5, 3.5), (2.0, 3.0), (0.25, 0.75), (9, 9)),
+        SideEffects((2.0, 3.0), (2.0, 3.0), (0.0, 0.0), (9, 9)),
+        SideEffects((2.25, 3.75), (2.0, 3.0), (0.5, 0.25), (9, 9)),
+    ),
+)
+
+
+def test_dose_curves_show_the_metric_above_and_what_text_pays_below():
+    figure = dose_curves(RESPONSE)
+    lines = [trace for trace in figure.data if trace.mode == "lines+markers"]
+    assert [(trace.name, trace.yaxis) for trace in lines] == [
+        ("mc1", "y"),
+        ("rise in cross-entropy", "y2"),
+        ("KL from the base model", "y2"),
+    ]
+    assert all(list(trace.x) == [-1, 0, 1] for trace in lines)
+    assert [list(trace.y) for trace in lines] == [[0.25, 0.5, 0.75], [0.5, 0, 0.5], [0.5, 0, 0.375]]
+
+
+def test_bands_of_dose_curves_are_the_intervals():
+    figure = dose_curves(RESPONSE)
+    bands = [trace for trace in figure.data if trace.mode == "lines"]
+    lows, highs = zip(*[evaluation.interval() for evaluation in RESPONSE.evaluations], strict=True)
+    assert list(bands[0].x) == [-1, 0, 1, 1, 0, -1]
+    assert list(bands[0].y) == [*highs, *lows[::-1]]
+    kl = [found.summary().loc["kl", ["low", "high"]].tolist() for found in RESPONSE.side_effects]
+    assert list(bands[2].y) == [high for _, high in kl] + [low for low, _ in kl][::-1]
+    assert {trace.fill for trace in bands} == {"toself"}
+    assert [list(row) for row in figure.data[1].customdata] == [list(pair) for pair in zip(lows, highs, strict=True)]
+
+
+def test_dose_curves_say_what_their_axes_are_and_mark_the_base_model_and_the_edit_as_fitted():
+    layout = dose_curves(RESPONSE, title="Doses").layout
+    assert (layout.title.text, layout.yaxis.title.text, layout.yaxis2.title.text) == ("Doses", "mc1 (0 to 1)", "nats a token")
+    assert (layout.xaxis.title.text, layout.xaxis2.title.text) == (None, "Dose (1 = the edit as fitted)")
+    assert layout.xaxis.matches == "x2"
+    assert [(line.x0, line.x1, line.xref) for line in layout.shapes] == [
+        *[(0, 0, "x"), (0, 0, "x2")],
+        *[(1, 1, "x"), (1, 1, "x2")],
+    ]
+    assert [(note.x, note.text) for note in layout.annotations] == [(0, "base model"), (1, "as fitted")]
+
+
+def test_dose_curves_say_everything_on_hovering():
+    templates = [trace.hovertemplate for trace in dose_curves(RESPONSE).data if trace.mode == "lines+markers"]
+    assert templates[0].startswith("dose %{x}<br>mc1 %{y:.3f} (n = 4)<br>[%{customdata[0]:.3f}")
+    assert templates[2].startswith("dose %{x}<br>KL from the base model %{y:.3f} nats a token (n = 2 texts)<br>[")
+
+
+def test_without_texts_there_is_one_panel():
+    figure = dose_curves(DoseResponse(RESPONSE.doses, RESPONSE.evaluations))
+    assert {trace.yaxis for trace in figure.data} == {"y"}
+    assert "yaxis2" not in figure.layout
+    assert figure.layout.xaxis.title.text == "Dose (1 = the edit as fitted)"
+
+
+# Sweeps
+
+LOFIT = Sweep("training examples", {20: (mc1(0.0, 1.0, 0.0, 0.0), mc1(0.0, 1.0, 1.0, 1.0)), 300: (mc1(1.0, 1.0, 0.0, 1.0),)})
+ITI = Sweep("training examples", {20: (mc1(0.0, 0.0, 0.0, 0.0),), 100: (mc1(0.0, 0.0, 0.0, 1.0),)})
+
+
+def test_sweep_curves_show_the_mean_of_runs_with_its_interval_and_every_run():
+    means, runs = sweep_curves({"LoFiT": LOFIT}).data
+    assert (means.mode, list(means.x), list(means.y)) == ("lines+markers", [20, 300], [0.5, 0.75])
+    low, high = LOFIT.mean(20).interval()
+    assert (means.error_y.array[0], means.error_y.arrayminus[0]) == (high - 0.5, 0.5 - low)
+    assert [list(row)[:3] for row in means.customdata] == [[20, low, high], [300, *LOFIT.mean(300).interval()]]
+    assert [list(row)[3:] for row in means.customdata] == [[2, 4], [1, 4]]
+    assert (runs.mode, list(runs.x), list(runs.y)) == ("markers", [20, 20, 300], [0.25, 0.75, 0.75])
+    assert [list(row) for row in runs.customdata] == [[20, 0], [20, 1], [300, 0]]
+    assert "training examples %{customdata[0]}" in means.hovertemplate
+    assert "run %{customdata[1]} %{y" in runs.hovertemplate
+    assert (means.legendgroup, runs.legendgroup, runs.showlegend) == ("LoFiT", "LoFiT", False)
+
+
+def test_sweep_curves_say_what_their_axes_are():
+    layout = sweep_curves({"LoFiT": LOFIT, "ITI": ITI}, title="Data").layout
+    assert (layout.title.text, layout.xaxis.title.text, layout.yaxis.title.text) == (
+        "Data",
+        "training examples",
+        "mc1 (0 to 1)",
+    )
+    assert (list(layout.xaxis.tickvals), list(layout.xaxis.ticktext)) == ([20, 100, 300], ["20", "100", "300"])
+
+
+@pytest.mark.parametrize(("xs", "kind"), [((1, 10), "linear"), ((1, 11), "log"), ((0, 11), "linear"), ((20,), "linear")])
+def test_x_is_logarithmic_where_it_spans_more_than_a_factor_of_ten(xs, kind):
+    figure = sweep_curves({"LoFiT": Sweep("heads (%)", {x: (mc1(0.0, 1.0),) for x in xs})})
+    assert figure.layout.xaxis.type == kind
+
+
+def test_lines_at_one_x_stand_beside_each_other():
+    logarithmic = [trace.x[0] for trace in sweep_curves({"a": LOFIT, "b": LOFIT, "c": LOFIT}).data[::2]]
+    assert logarithmic == pytest.approx([20 / 15**0.015, 20, 20 * 15**0.015])
+    linear = [trace.x[0] for trace in sweep_curves({"a": ITI, "b": ITI}).data[::2]]
+    assert linear == pytest.approx([20 - 80 * 0.0075, 20 + 80 * 0.0075])
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "message"),
+    [
+        ({}, r"got sweeps of these quantities and metrics: \[\]"),
+        ({"a": LOFIT, "b": Sweep("heads (%)", LOFIT.evaluations)}, r"\('heads \(%\)', 'mc1'\), \('training examples', 'mc1'\)"),
+        ({str(i): LOFIT for i in range(7)}, "got 7 lines to draw, .* wanted at most 6"),
+    ],
+)
+def test_sweeps_that_one_figure_cannot_show_are_refused(sweeps, message):
+    with pytest.raises(ValueError, match=message):
+        sweep_curves(sweeps)
+
+
+# Mixtures
+
+WEIGHTS = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (0.5, 0.5), (1.0, 1.0), (2.0, -0.5))
+SHARES = dict(zip(WEIGHTS, (0.0, 0.25, 0.75, 0.5, 1.0, 0.5), strict=True))
+MIXTURE = Mixture(
+    WEIGHTS,
+    ("truth", "kinship"),
+    {
+        (weights, task): Evaluation(task, "test", metric, {metric: tuple(float(i < n) for i in range(4))})
+        for weights, share in SHARES.items()
+        for task, metric, n in (("truth", "mc1", 4 * share), ("kinship", "exact_match", 4 - 4 * share))
+    },
+)
+
+
+def test_mixture_curves_lead_from_a_to_b_and_show_other_sums_beside():
+    figure = mixture_curves(MIXTURE)
+    assert [(trace.name, trace.mode, trace.showlegend) for trace in figure.data] == [
+        ("truth (mc1)", "lines+markers", True),
+        ("truth (mc1)", "markers", False),
+        ("kinship (exact_match)", "lines+markers", True),
+        ("kinship (exact_match)", "markers", False),
+    ]
+    assert [list(trace.y) for trace in figure.data] == [[0.75, 0.5, 0.25], [0, 1, 0.5], [0.25, 0.5, 0.75], [1, 0, 0.5]]
+    # Two tasks stand beside each other.
+    assert [list(trace.x) for trace in figure.data[:2]] == [[-0.015, 0.485, 0.985], pytest.approx([1.435, 1.885, 2.335])]
+    assert list(figure.data[2].x) == [0.015, 0.515, 1.015]
+
+
+def test_mixture_curves_say_what_their_axes_are():
+    layout = mixture_curves(MIXTURE, names=("kinship", "truth"), title="Both").layout
+    assert (layout.title.text, layout.xaxis.title.text) == ("Both", "Weight of truth (the rest: kinship)")
+    assert layout.yaxis.title.text == "metric (0 to 1)"
+    assert list(layout.xaxis.tickvals) == pytest.approx([0, 0.5, 1, 1.45, 1.9, 2.35])
+    assert list(layout.xaxis.ticktext) == ["0", "0.5", "1", "base model", "kinship +<br>truth", "2 kinship +<br>-0.5 truth"]
+    assert [(line.x0, line.x1) for line in layout.shapes] == [(1.225, 1.225)]
+
+
+def test_mixture_curves_have_intervals_and_say_everything_on_hovering():
+    trace = mixture_curves(MIXTURE).data[0]
+    low, high = MIXTURE.evaluations[(1.0, 0.0), "truth"].interval()
+    assert (trace.error_y.array[0], trace.error_y.arrayminus[0]) == (high - 0.75, 0.75 - low)
+    assert list(trace.customdata[0]) == ["a", low, high, 4]
+    assert [row[0] for row in trace.customdata] == ["a", "0.5 a + 0.5 b", "b"]
+    assert trace.hovertemplate.startswith("truth under %{customdata[0]}<br>mc1 %{y:.3f} (n = %{customdata[3]})<br>[")
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (1.0, 1.0)])
+def test_a_line_or_other_sums_alone_are_drawn_without_a_border(weights):
+    figure = mixture_curves(dataclasses.replace(MIXTURE, weights=(weights,)))
+    assert [list(trace.y) for trace in figure.data] == [[SHARES[weights]], [1 - SHARES[weights]]]
+    assert [trace.showlegend for trace in figure.data] == [True, True]
+    assert figure.layout.shapes == ()
+
+
 # The look
+
+FIGURES = [
+    head_heatmap(SCORES),
+    transfer_matrix(TABLE),
+    dose_curves(RESPONSE),
+    sweep_curves({"LoFiT": LOFIT}),
+    mixture_curves(MIXTURE),
+]
+
+
+@pytest.mark.parametrize("figure", [dose_curves(RESPONSE), sweep_curves({"a": LOFIT, "b": ITI}), mixture_curves(MIXTURE)])
+def test_lines_differ_in_colour_dash_and_marker(figure):
+    looks = {trace.name: trace for trace in figure.data if trace.mode == "lines+markers"}.values()
+    assert len(looks) > 1
+    for of in (lambda trace: trace.line.color, lambda trace: trace.line.dash, lambda trace: trace.marker.symbol):
+        assert len(set(map(of, looks))) == len(looks)
+    assert figure.layout.width <= 420, "one column of a paper"
 
 
 def test_figures_carry_their_own_template_and_leave_the_global_one_alone():
     before = plotly.io.templates.default
-    for figure in (head_heatmap(SCORES), transfer_matrix(TABLE)):
+    for figure in FIGURES:
         assert figure.layout.template.layout.plot_bgcolor == "white"
     assert plotly.io.templates.default == before
 
@@ -257,3 +464,6 @@ def test_figures_are_plain_json():
     stored = json.loads(head_heatmap(SCORES, selected=[(0, 1)]).to_json())
     assert stored["data"][0]["z"] == [[0.5, 2.0], [None, None], [1.0, 0.25]]
     assert json.loads(transfer_matrix(TABLE).to_json())["data"][0]["z"] == [[0.75, 0.5], [0.25, 1.0]]
+    assert json.loads(dose_curves(RESPONSE).to_json())["data"][1]["y"] == [0.25, 0.5, 0.75]
+    assert json.loads(sweep_curves({"LoFiT": LOFIT}).to_json())["data"][0]["y"] == [0.5, 0.75]
+    assert json.loads(mixture_curves(MIXTURE).to_json())["data"][0]["y"] == [0.75, 0.5, 0.25]

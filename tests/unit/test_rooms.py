@@ -28,8 +28,9 @@ LEVELS = (
     | {"selection.gradient", "selection.layer_probes", "selection.orders"},
     {f"methods.{name}" for name in ("bitfit", "few_shot", "iti", "jola", "lofit", "lora", "loreft", "red", "repe")}
     | {"selection"},
-    {"analysis.overlap", "analysis.transfer", "causal", "judging", "methods", "store"},
-    {"analysis", "plots.heads", "plots.overlap", "plots.transfer"},
+    {"causal", "judging", "methods", "store"}
+    | {f"analysis.{result}" for result in ("doses", "mixtures", "overlap", "sweeps", "transfer")},
+    {"analysis"} | {f"plots.{result}" for result in ("doses", "heads", "mixtures", "overlap", "sweeps", "transfer")},
     {"plots"},
     {"lofit_lens", "demo"},
     {"cli"},

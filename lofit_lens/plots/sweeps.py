@@ -1,0 +1,78 @@
+"""Sweep curves: a metric over a quantity that edits were fitted at, one line for each method, say."""
+
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from lofit_lens.analysis.sweeps import Sweep
+from lofit_lens.plots.template import COLUMN_WIDTH, LEGEND_BELOW, TEMPLATE, error_bars, line_styles
+
+#: How far apart lines stand at one x, as a share of the axis, so that none hides another's interval.
+_SHIFT = 0.015
+
+
+def sweep_curves(sweeps: Mapping[str, Sweep], *, title: str = "") -> go.Figure:
+    """The mean over runs of each named sweep with its 95 % interval, and a small open marker for every run.
+
+    Where x spans more than a factor of ten, its axis is logarithmic.
+
+    Raises:
+        ValueError: nothing to draw, more sweeps than lines that can be told apart, or sweeps of several quantities or metrics.
+    """
+    kinds = {(found.quantity, runs[0].metric) for found in sweeps.values() for runs in found.evaluations.values()}
+    if len(kinds) != 1:
+        raise ValueError(
+            f"got sweeps of these quantities and metrics: {sorted(kinds)}; wanted one or more sweeps of one of each"
+        )
+    [(quantity, metric)] = kinds
+    xs = sorted({x for found in sweeps.values() for x in found.evaluations})
+    is_log = xs[0] > 0 and xs[-1] > 10 * xs[0]
+    figure = go.Figure()
+    for i, (name, style) in enumerate(line_styles(list(sweeps)).items()):
+        share = _SHIFT * (i - (len(sweeps) - 1) / 2)
+        places = {x: _moved(x, share, xs, is_log=is_log) for x in xs}
+        figure.add_traces(_traces(name, sweeps[name], places, style))
+    figure.update_xaxes(title_text=quantity, type="log" if is_log else "linear")
+    figure.update_xaxes(tickmode="array", tickvals=xs, ticktext=[f"{x:g}" for x in xs])
+    figure.update_yaxes(title_text=f"{metric} (0 to 1)")
+    figure.update_layout(template=TEMPLATE, title_text=title, width=COLUMN_WIDTH, height=340, legend=LEGEND_BELOW)
+    return figure
+
+
+def _moved(x: float, share: float, xs: Sequence[float], *, is_log: bool) -> float:
+    """Where x is, moved to the right by a share of the axis."""
+    if is_log:
+        return x * (xs[-1] / xs[0]) ** share
+    return x + share * (xs[-1] - xs[0])
+
+
+def _traces(name: str, found: Sweep, places: Mapping[float, float], style: dict[str, dict[str, object]]) -> list[go.Scatter]:
+    means, runs = found.summary(), found.to_frame()
+    values, lows, highs = (means[column].tolist() for column in ("value", "low", "high"))
+    of_means = go.Scatter(
+        x=[places[x] for x in means["x"]],
+        y=values,
+        error_y=error_bars(values, lows, highs),
+        customdata=means[["x", "low", "high", "n_runs", "n"]].to_numpy().tolist(),
+        name=name,
+        legendgroup=name,
+        mode="lines+markers",
+        hovertemplate=(
+            f"{name}, {found.quantity} %{{customdata[0]}}<br>"
+            "mean of %{customdata[3]} runs %{y:.3f} (n = %{customdata[4]})<br>"
+            "[%{customdata[1]:.3f}, %{customdata[2]:.3f}]<extra></extra>"
+        ),
+        **style,
+    )
+    of_runs = go.Scatter(
+        x=[places[x] for x in runs["x"]],
+        y=runs["value"].tolist(),
+        customdata=runs[["x", "run"]].to_numpy().tolist(),
+        name=name,
+        legendgroup=name,
+        showlegend=False,
+        mode="markers",
+        hovertemplate=f"{name}, {found.quantity} %{{customdata[0]}}<br>run %{{customdata[1]}} %{{y:.3f}}<extra></extra>",
+        marker={**style["marker"], "symbol": f"{style['marker']['symbol']}-open", "size": 6},
+    )
+    return [of_means, of_runs]
