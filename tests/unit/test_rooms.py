@@ -27,9 +27,9 @@ LEVELS = (
     {"evaluation", "harness", "methods.base", "side_effects"}
     | {"selection.gradient", "selection.layer_probes", "selection.orders"},
     {f"methods.{name}" for name in ("bitfit", "few_shot", "iti", "jola", "lofit", "lora", "loreft", "red", "repe")}
-    | {"selection"},
+    | {"analysis.head_activations", "selection"},
     {"causal", "judging", "methods", "store"}
-    | {f"analysis.{result}" for result in ("doses", "mixtures", "overlap", "sweeps", "transfer")},
+    | {f"analysis.{result}" for result in ("doses", "geometry", "mixtures", "overlap", "plane", "sweeps", "transfer")},
     {"analysis"} | {f"plots.{result}" for result in ("doses", "heads", "mixtures", "overlap", "sweeps", "transfer")},
     {"plots"},
     {"lofit_lens", "demo"},
@@ -62,7 +62,7 @@ SHARED = {
     "interventions": ("interventions.base",),
     "methods": ("methods.base",),
     "selection": (),
-    "analysis": (),
+    "analysis": ("analysis.head_activations",),
 }
 
 
