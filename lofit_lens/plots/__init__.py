@@ -1,6 +1,7 @@
 """Figures: each takes a result and gives a `plotly.graph_objects.Figure`; no model, no files, no state."""
 
 from lofit_lens.plots.doses import dose_curves
+from lofit_lens.plots.geometry import cosine_distribution, offset_plane
 from lofit_lens.plots.heads import cumulative_scores, head_heatmap, head_heatmaps, layer_histogram
 from lofit_lens.plots.mixtures import mixture_curves
 from lofit_lens.plots.overlap import overlap_matrix, shared_heads
@@ -8,12 +9,14 @@ from lofit_lens.plots.sweeps import sweep_curves
 from lofit_lens.plots.transfer import transfer_matrix
 
 __all__ = [
+    "cosine_distribution",
     "cumulative_scores",
     "dose_curves",
     "head_heatmap",
     "head_heatmaps",
     "layer_histogram",
     "mixture_curves",
+    "offset_plane",
     "overlap_matrix",
     "shared_heads",
     "sweep_curves",

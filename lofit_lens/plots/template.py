@@ -23,6 +23,9 @@ LINES = (
     ("#e69f00", "longdash", "cross"),
     ("#56b4e9", "longdashdot", "star"),
 )
+#: Two kinds of points, and two edits of them.
+RIGHT, WRONG = "#0072b2", "#e69f00"
+LEARNED, COMPARED = "#000000", "#009e73"
 #: What is there for orientation only.
 REFERENCE = "#888888"
 #: Pixels: at this width, the font is readable when a figure is as wide as one column of a paper.

@@ -30,7 +30,8 @@ LEVELS = (
     | {"analysis.head_activations", "selection"},
     {"causal", "judging", "methods", "store"}
     | {f"analysis.{result}" for result in ("doses", "geometry", "mixtures", "overlap", "plane", "sweeps", "transfer")},
-    {"analysis"} | {f"plots.{result}" for result in ("doses", "heads", "mixtures", "overlap", "sweeps", "transfer")},
+    {"analysis"}
+    | {f"plots.{result}" for result in ("doses", "geometry", "heads", "mixtures", "overlap", "sweeps", "transfer")},
     {"plots"},
     {"lofit_lens", "demo"},
     {"cli"},

@@ -1,0 +1,161 @@
+"""Figures of offsets: the numbers, labels and units in them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lofit_lens.analysis import OffsetGeometry, OffsetPlane, cosine_null
+from lofit_lens.heads import Head
+from lofit_lens.plots import cosine_distribution, offset_plane
+from lofit_lens.probes import LabelledAnswers
+
+NAN = float("nan")
+GEOMETRY = OffsetGeometry(
+    heads=(Head(0, 1), Head(2, 3), Head(1, 0)),
+    directions=("probe", "a <b> c"),
+    cosines=torch.tensor(
+        [
+            [[0.99, NAN], [-0.01, 0.5], [0.26, -0.5]],
+            [[0.1, NAN], [0.2, 0.3], [0.3, -1.0]],
+            [[0.0, NAN], [0.0, 0.0], [0.0, 0.0]],
+        ],
+        dtype=torch.float64,
+    ),
+    d_head=16,
+    lengths=torch.tensor([1.0, 2.0, 3.0]),
+    effective_alphas=torch.tensor([4.0, 5.0, 6.0]),
+    mass_mean_alphas=torch.tensor([-1.0, 0.0, 1.0]),
+)
+PLANE = OffsetPlane(
+    Head(2, 3),
+    direction="mass-mean",
+    alpha=15.0,
+    labelled=LabelledAnswers(
+        ("Is 1 < 2?\nA:", "x" * 100, "Q"), (" <Yes>", " no & never", " maybe"), (True, False, True), (0, 1, 1), ("x",) * 3
+    ),
+    points=torch.tensor([[1.0, 2.0], [-3.0, 0.5], [2.0, -2.5]]),
+    offset=torch.tensor([-0.5, 1.5]),
+    iti=torch.tensor([6.0, 0.0]),
+    variance_share=0.126,
+)
+
+
+def traces_of(figure, name):
+    return [trace for trace in figure.data if trace.name == name]
+
+
+def test_each_direction_has_a_panel_with_its_heads_and_what_chance_says():
+    figure = cosine_distribution(GEOMETRY)
+    rugs = traces_of(figure, "each head")
+    assert [list(rug.x) for rug in rugs] == [[0.99, -0.01, 0.26], [0.5, -0.5]]
+    assert [rug.xaxis for rug in rugs] == ["x", "x2"]
+    for density in traces_of(figure, "random directions, exact"):
+        np.testing.assert_allclose(density.y, cosine_null(16).pdf(density.x))
+        assert np.trapezoid(density.y, density.x) == pytest.approx(1, abs=1e-4)
+    assert len(figure.data) == 6
+    assert [trace.showlegend for trace in figure.data] == [True, True, True, False, False, False]
+
+
+def test_histograms_are_densities_as_chance_is():
+    first, second = traces_of(cosine_distribution(GEOMETRY), "heads, histogram")
+    # A third of the heads, or half of them, over a width of 0.05.
+    assert {round(x, 3): round(y, 3) for x, y in zip(first.x, first.y, strict=True) if y} == {
+        -0.025: 6.667,
+        0.275: 6.667,
+        0.975: 6.667,
+    }
+    assert {round(x, 3): round(y, 3) for x, y in zip(second.x, second.y, strict=True) if y} == {-0.475: 10.0, 0.525: 10.0}
+    assert list(first.customdata).count(1) == 3
+    assert list(second.customdata).count(1) == 2
+
+
+def test_panels_say_how_many_heads_are_outside_chance():
+    """c sqrt(15 / (1 - c^2)) is Student's t of 15 degrees: within 2.131 in 95 %, and c within 2.131 / sqrt(2.131^2 + 15)."""
+    figure = cosine_distribution(GEOMETRY)
+    bound = cosine_null(16).ppf(0.975)
+    assert bound == pytest.approx(0.4821, abs=1e-4)
+    assert [annotation.text for annotation in figure.layout.annotations] == [
+        "probe: 1 of 3 heads outside 95% of random directions",
+        "a &lt;b&gt; c: 2 of 2 heads outside 95% of random directions",
+    ]
+    assert [(line.xref, line.x0, line.x1) for line in figure.layout.shapes] == [
+        ("x", -bound, -bound),
+        ("x", bound, bound),
+        ("x2", -bound, -bound),
+        ("x2", bound, bound),
+    ]
+
+
+def test_a_distribution_says_what_its_axes_are_and_hovering_names_the_head():
+    figure = cosine_distribution(GEOMETRY, "residual", title="Truth")
+    assert figure.layout.title.text == "Truth"
+    assert figure.layout.xaxis2.title.text == "cosine of the offset with the direction (residual)"
+    assert figure.layout.xaxis.title.text is None
+    assert figure.layout.yaxis.title.text == figure.layout.yaxis2.title.text == "density<br>(1 / cosine)"
+    assert figure.layout.xaxis.range == figure.layout.xaxis2.range == (-1, 1)
+    assert figure.layout.yaxis2.matches == "y"
+    (rug, _) = traces_of(figure, "each head")
+    assert list(rug.x) == [0.1, 0.2, 0.3]
+    label, p, alpha = rug.customdata[1]
+    assert (label, alpha) == ("L2H3", 5.0)
+    assert p == pytest.approx(2 * cosine_null(16).sf(0.2))
+    assert "%{customdata[0]}" in rug.hovertemplate
+    assert "standard deviations" in rug.hovertemplate
+    assert all(trace.hovertemplate for trace in figure.data)
+
+
+def test_directions_can_be_chosen_and_put_in_order():
+    figure = cosine_distribution(GEOMETRY, directions=["a <b> c", "probe"])
+    assert [len(rug.x) for rug in traces_of(figure, "each head")] == [2, 3]
+    assert len(traces_of(cosine_distribution(GEOMETRY, directions=["probe"]), "each head")) == 1
+
+
+def test_what_cannot_be_drawn_is_refused():
+    with pytest.raises(ValueError, match="got space 'resid'; wanted one of z, residual, whitened"):
+        cosine_distribution(GEOMETRY, "resid")
+    for directions in ([], ["probe", "prob"]):
+        with pytest.raises(ValueError, match=r"wanted some that heads have cosines with: \['a <b> c', 'probe'\]"):
+            cosine_distribution(GEOMETRY, directions=directions)
+
+
+def test_a_plane_has_right_and_wrong_answers_and_two_arrows():
+    right, wrong, iti, learned = offset_plane(PLANE).data
+    assert (list(right.x), list(right.y)) == ([1, 2], [2, -2.5])
+    assert (list(wrong.x), list(wrong.y)) == ([-3], [0.5])
+    assert (list(iti.x), list(iti.y)) == ([0, 6], [0, 0])
+    assert (list(learned.x), list(learned.y)) == ([0, -0.5], [0, 1.5])
+    assert [trace.name for trace in (right, wrong, iti, learned)] == [
+        "right answers",
+        "wrong answers",
+        "ITI, mass-mean, alpha = 15",
+        "learned offset",
+    ]
+    # Told apart without colour too.
+    assert right.marker.symbol != wrong.marker.symbol
+    assert len({trace.marker.color for trace in (right, wrong, iti, learned)}) == 4
+    assert iti.marker.symbol[1] == learned.marker.symbol[1] == "arrow"
+
+
+def test_hovering_shows_the_answer_and_the_end_of_its_prompt_as_text():
+    right, wrong, *arrows = offset_plane(PLANE).data
+    assert list(right.text) == ["Is 1 &lt; 2? A:<br><b>&lt;Yes&gt;</b>", "Q<br><b>maybe</b>"]
+    assert list(wrong.text) == ["x" * 80 + "<br><b>no &amp; never</b>"]
+    assert "%{text}" in right.hovertemplate
+    assert all("in units of z" in arrow.hovertemplate for arrow in arrows)
+
+
+def test_a_plane_says_what_its_axes_are_and_keeps_angles():
+    layout = offset_plane(PLANE, title="Truth").layout
+    assert layout.title.text == "Truth"
+    assert layout.xaxis.title.text == "along ITI's mass-mean direction (units of z)"
+    assert layout.yaxis.title.text == "across it, towards the offset (units of z)"
+    assert (layout.yaxis.scaleanchor, layout.yaxis.scaleratio) == ("x", 1)
+    assert [annotation.text for annotation in layout.annotations] == ["L2H3: 13% of the variance of z is in this plane"]
+
+
+@pytest.mark.parametrize("figure", [cosine_distribution(GEOMETRY), offset_plane(PLANE)], ids=["distribution", "plane"])
+def test_figures_have_the_look_of_all_others_and_are_plain_json(figure):
+    assert figure.layout.template.layout.plot_bgcolor == "white"
+    assert len(json.loads(figure.to_json())["data"]) == len(figure.data)
