@@ -89,6 +89,29 @@ def collect_residual(
     return _collected(model, texts, hooks, (len(layers), len(texts), info.d_model), folder, token_budget)
 
 
+def collect_norm_scales(
+    model: LensModel,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    norms: Sequence[str],
+    *,
+    positions: int | Sequence[int] = -1,
+    names: Sequence[str] | None = None,
+    token_budget: int = TOKEN_BUDGET,
+) -> Float[Tensor, "norm text"]:
+    """What each of some norms (`ln_final`, `blocks.3.ln1_post`) divides by, at one token of each `prompt + answer`.
+
+    All else is as in `collect_z`, without a folder.
+
+    Raises:
+        ValueError: as `collect_z`.
+    """
+    check_model(model)
+    texts = _located(model, prompts, answers, positions, names)
+    hooks = {row: lens.norm_scale_hook(norm) for row, norm in enumerate(norms)}
+    return _collected(model, texts, hooks, (len(norms), len(texts), 1), None, token_budget).squeeze(-1)
+
+
 class _Text(NamedTuple):
     """The tokens of a text, and the place of the one that is looked at."""
 

@@ -13,6 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+#: The norm in front of the unembedding.
+FINAL_NORM = "ln_final"
+
 
 @runtime_checkable
 class LensModel(Protocol):
@@ -151,6 +154,61 @@ def _hook_points_in_use(model: LensModel, parts: tuple[str, ...]) -> bool:
 def head_output_weights(model: LensModel, layer: int) -> Float[Tensor, "head d_head d_model"]:
     """W_O of one layer, each head's map from `z` into the residual stream."""
     return model.blocks[layer].attn.W_O.detach()
+
+
+def unembedding_weights(model: LensModel) -> Float[Tensor, "d_model d_vocab"]:
+    """W_U, the map from the normalised residual stream to logits."""
+    return model.W_U.detach()
+
+
+def norm_behind_attention(model: LensModel, layer: int) -> str | None:
+    """Name of the norm between W_O and the residual stream, if there is one (Gemma 2 and 3, OLMo 2).
+
+    Raises:
+        ValueError: something else is in between, such as Granite's multiplier.
+    """
+    if not is_bridge(model):
+        return f"blocks.{layer}.ln1_post" if model.cfg.use_normalization_before_and_after else None
+    # The Bridge gives the hook point of what attention adds to the stream the name of the component that puts it out.
+    point = model.hook_dict.get(f"blocks.{layer}.hook_attn_out")
+    component = "nothing known" if point is None else point.name.removesuffix(".hook_out")
+    if component == f"blocks.{layer}.attn":
+        return None
+    if norm_scale_hook(component) not in model.hook_dict:
+        raise ValueError(
+            f"between W_O and the residual stream, layer {layer} has {component}, which is no norm; what a head adds to the "
+            "stream cannot be told for this architecture"
+        )
+    return component
+
+
+def norm_scale_hook(norm: str) -> str:
+    """Name of the hook point of what a norm divides by, `[batch, pos, 1]`."""
+    return f"{norm}.hook_scale"
+
+
+@torch.no_grad()
+def norm_parts(
+    model: LensModel, norm: str, vectors: Float[Tensor, "n d_model"]
+) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, "n 1"]]:
+    """`A x` and `s(x)` of a norm that makes `A x / s(x) + b` of x, for each vector x, in float32.
+
+    `A` centres (LayerNorm only) and multiplies by the learned weights. The norm itself is run, as families store those in
+    several ways.
+
+    Raises:
+        ValueError: the model has no such norm.
+    """
+    if norm_scale_hook(norm) not in model.hook_dict:
+        raise ValueError(
+            f"the model has no norm {norm!r} with a hook_scale; wanted an architecture with a LayerNorm or RMSNorm"
+        )
+    module, scales = model.get_submodule(norm), []
+    inputs = torch.stack([vectors, torch.zeros_like(vectors)]).to(next(module.parameters(), unembedding_weights(model)))
+    with model.hooks(fwd_hooks=[(norm_scale_hook(norm), lambda scale, hook: scales.append(scale))]):
+        normalised, bias = module(inputs).float().to(vectors.device).unbind(0)
+    scale = scales[0][0].float().to(vectors.device)
+    return (normalised - bias) * scale, scale
 
 
 def plain_forward(

@@ -1,5 +1,6 @@
 """Analyses: each takes adapters, scores or evaluations, and gives a small result that becomes a table or a figure."""
 
+from lofit_lens.analysis.attribution import OffsetAttribution, attribute_offsets
 from lofit_lens.analysis.doses import DoseResponse, dose_response
 from lofit_lens.analysis.geometry import OffsetGeometry, cosine_null, offset_geometry
 from lofit_lens.analysis.head_activations import HeadActivations, collect_head_activations
@@ -14,10 +15,12 @@ __all__ = [
     "HeadActivations",
     "HeadOverlap",
     "Mixture",
+    "OffsetAttribution",
     "OffsetGeometry",
     "OffsetPlane",
     "Sweep",
     "TransferTable",
+    "attribute_offsets",
     "collect_head_activations",
     "cosine_null",
     "dose_response",

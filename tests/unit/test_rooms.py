@@ -21,7 +21,7 @@ LEVELS = (
     {"frozen", "interventions.base", "prefixes", "tasks"},
     {f"interventions.{kind}" for kind in ("heads", "lora", "low_rank", "prompt", "residual")},
     {"interventions"},
-    {"activations", "probes", "scoring"},
+    {"activations", "displacements", "probes", "scoring"},
     {"generation", "objectives"},
     {"fitting"},
     {"evaluation", "harness", "methods.base", "side_effects"}
@@ -29,7 +29,10 @@ LEVELS = (
     {f"methods.{name}" for name in ("bitfit", "few_shot", "iti", "jola", "lofit", "lora", "loreft", "red", "repe")}
     | {"analysis.head_activations", "selection"},
     {"causal", "judging", "methods", "store"}
-    | {f"analysis.{result}" for result in ("doses", "geometry", "mixtures", "overlap", "plane", "sweeps", "transfer")},
+    | {
+        f"analysis.{result}"
+        for result in ("attribution", "doses", "geometry", "mixtures", "overlap", "plane", "sweeps", "transfer")
+    },
     {"analysis"}
     | {f"plots.{result}" for result in ("doses", "geometry", "heads", "mixtures", "overlap", "sweeps", "transfer")},
     {"plots"},
