@@ -7,6 +7,7 @@ from lofit_lens.analysis.head_activations import HeadActivations, collect_head_a
 from lofit_lens.analysis.mixtures import Mixture, mixture
 from lofit_lens.analysis.overlap import HeadOverlap, head_overlap, intersections, layer_emd
 from lofit_lens.analysis.plane import OffsetPlane, offset_plane
+from lofit_lens.analysis.reading import OffsetReading, read_offsets
 from lofit_lens.analysis.sweeps import Sweep, sweep
 from lofit_lens.analysis.transfer import TransferTable, effects_on_tasks
 
@@ -18,6 +19,7 @@ __all__ = [
     "OffsetAttribution",
     "OffsetGeometry",
     "OffsetPlane",
+    "OffsetReading",
     "Sweep",
     "TransferTable",
     "attribute_offsets",
@@ -31,5 +33,6 @@ __all__ = [
     "mixture",
     "offset_geometry",
     "offset_plane",
+    "read_offsets",
     "sweep",
 ]

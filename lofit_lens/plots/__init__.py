@@ -5,6 +5,7 @@ from lofit_lens.plots.geometry import cosine_distribution, offset_plane
 from lofit_lens.plots.heads import cumulative_scores, head_heatmap, head_heatmaps, layer_histogram
 from lofit_lens.plots.mixtures import mixture_curves
 from lofit_lens.plots.overlap import overlap_matrix, shared_heads
+from lofit_lens.plots.reading import offset_tokens
 from lofit_lens.plots.sweeps import sweep_curves
 from lofit_lens.plots.transfer import transfer_matrix
 
@@ -17,6 +18,7 @@ __all__ = [
     "layer_histogram",
     "mixture_curves",
     "offset_plane",
+    "offset_tokens",
     "overlap_matrix",
     "shared_heads",
     "sweep_curves",

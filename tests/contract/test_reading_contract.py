@@ -3,12 +3,13 @@
 import dataclasses
 import warnings
 
+import pytest
 import torch
 
 import lofit_lens as ll
 from lofit_lens import lens
 from lofit_lens.activations import collect_norm_scales
-from lofit_lens.analysis import attribute_offsets
+from lofit_lens.analysis import attribute_offsets, read_offsets
 from lofit_lens.batches import encode_prompt
 from lofit_lens.displacements import offset_displacements
 from lofit_lens.tasks import Example, Task
@@ -100,12 +101,16 @@ def test_scales_are_those_of_the_run(model):
     assert torch.allclose(found, torch.stack([run[point].squeeze(-1) for point in points]), rtol=1e-5)
 
 
-def test_offsets_can_be_attributed_on_every_model(model):
-    attribution = attribute_offsets(model, Who(), edit_of(model))
+def test_offsets_can_be_read_and_attributed_on_every_model(model):
+    reading, attribution = read_offsets(model, edit_of(model), k=3), attribute_offsets(model, Who(), edit_of(model))
+    assert len(reading.to_frame()) == 3 * 2 * 2 * 3
     assert attribution.values.shape == (3, 2)
     assert attribution.values.abs().min() > 0
 
 
 def test_a_hooked_transformer_says_the_same(hooked_pair):
+    ours, theirs = (read_offsets(model, edit_of(model)).to_frame() for model in hooked_pair)
+    assert ours.token.tolist() == theirs.token.tolist()
+    assert ours.logit.tolist() == pytest.approx(theirs.logit.tolist(), abs=ROUNDING)
     ours, theirs = (attribute_offsets(model, Who(), edit_of(model)).values for model in hooked_pair)
     assert torch.allclose(ours, theirs, atol=ROUNDING)

@@ -9,8 +9,9 @@ import plotly.io
 import pytest
 import torch
 
-from lofit_lens.analysis import DoseResponse, Mixture, Sweep, TransferTable, head_overlap
-from lofit_lens.heads import HeadScores
+from lofit_lens.analysis import DoseResponse, Mixture, OffsetReading, Sweep, TransferTable, head_overlap
+from lofit_lens.analysis.reading import ReadToken
+from lofit_lens.heads import Head, HeadScores
 from lofit_lens.outcomes import Evaluation
 from lofit_lens.plots import (
     cumulative_scores,
@@ -19,6 +20,7 @@ from lofit_lens.plots import (
     head_heatmaps,
     layer_histogram,
     mixture_curves,
+    offset_tokens,
     overlap_matrix,
     shared_heads,
     sweep_curves,
@@ -433,6 +435,58 @@ def test_a_line_or_other_sums_alone_are_drawn_without_a_border(weights):
     assert figure.layout.shapes == ()
 
 
+# What offsets say
+
+TOKENS = {Head(12, 5): ("\u2423cousin", "<bos>", "$"), Head(3, 0): ("\u2423particularly", "&lt;", r"\n")}
+READING = OffsetReading(
+    tuple(
+        ReadToken(head, "with norm", side, rank, token if side == "top" else "no", sign * (4.0 - rank), 0.5**rank)
+        for head, tokens in TOKENS.items()
+        for side, sign in (("top", 1), ("bottom", -1))
+        for rank, token in enumerate(tokens, start=1)
+    )
+)
+
+
+def test_the_tokens_of_offsets_have_heads_as_rows_and_ranks_as_columns():
+    [trace] = offset_tokens(READING, k=3).data
+    assert (list(trace.y), list(trace.x)) == (["L12H5", "L3H0"], [1, 2, 3])
+    assert [list(row) for row in trace.z] == [[0.5, 0.25, 0.125]] * 2
+    assert trace.texttemplate == "%{text}"
+
+
+def test_fewer_columns_and_the_other_side_can_be_drawn_but_not_what_was_not_read():
+    [trace] = offset_tokens(READING, k=2, side="bottom").data
+    assert [list(row) for row in trace.text] == [["no", "no"]] * 2
+    assert [[cell[1] for cell in row] for row in trace.customdata] == [[-3.0, -2.0]] * 2
+    with pytest.raises(ValueError, match="k = 10, of which 3 tokens were read"):
+        offset_tokens(READING)
+    with pytest.raises(ValueError, match="got lens 'without norm'"):
+        offset_tokens(READING, k=3, lens="without norm")
+
+
+def test_tokens_are_no_markup_and_long_ones_are_cut_in_the_cell_but_not_in_the_hover_text():
+    [trace] = offset_tokens(READING, k=3).data
+    assert [list(row) for row in trace.text] == [
+        ["\u2423cousin", "&lt;bos&gt;", "&#36;"],
+        ["\u2423particul\u2026", "&amp;lt;", r"\n"],
+    ]
+    assert [list(cell) for cell in trace.customdata[1]] == [["\u2423particularly", 3.0], ["&amp;lt;", 2.0], [r"\n", 1.0]]
+    for shown in ("%{y}", "rank %{x}", "%{customdata[0]}", "logit %{customdata[1]", "probability %{z"):
+        assert shown in trace.hovertemplate
+
+
+def test_the_tokens_figure_says_what_its_axes_and_colours_are():
+    figure = offset_tokens(READING, k=3, title="CLUTRR")
+    layout = figure.layout
+    assert (layout.title.text, layout.yaxis.title.text) == ("CLUTRR", "Head")
+    assert layout.xaxis.title.text == "Rank (likeliest first)"
+    assert offset_tokens(READING, k=3, side="bottom").layout.xaxis.title.text == "Rank (unlikeliest first)"
+    assert layout.yaxis.autorange == "reversed", "the first head is on top"
+    assert figure.data[0].colorbar.title.text == "probability (0 to 1)"
+    assert figure.data[0].zmin == 0
+
+
 # The look
 
 FIGURES = [
@@ -455,7 +509,7 @@ def test_lines_differ_in_colour_dash_and_marker(figure):
 
 def test_figures_carry_their_own_template_and_leave_the_global_one_alone():
     before = plotly.io.templates.default
-    for figure in FIGURES:
+    for figure in (*FIGURES, offset_tokens(READING, k=3)):
         assert figure.layout.template.layout.plot_bgcolor == "white"
     assert plotly.io.templates.default == before
 
@@ -467,3 +521,5 @@ def test_figures_are_plain_json():
     assert json.loads(dose_curves(RESPONSE).to_json())["data"][1]["y"] == [0.25, 0.5, 0.75]
     assert json.loads(sweep_curves({"LoFiT": LOFIT}).to_json())["data"][0]["y"] == [0.5, 0.75]
     assert json.loads(mixture_curves(MIXTURE).to_json())["data"][0]["y"] == [0.75, 0.5, 0.25]
+
+    assert json.loads(offset_tokens(READING, k=2).to_json())["data"][0]["z"] == [[0.5, 0.25], [0.5, 0.25]]

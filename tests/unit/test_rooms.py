@@ -12,7 +12,8 @@ ROOT = Path(lofit_lens.__file__).parent
 
 #: Every module, lowest level first. A module imports from lower levels only.
 LEVELS = (
-    {"files", "heads", "layout", "lens", "losses", "plots.template", "progress", "statistics", "tasks.base", "tiny"},
+    {"files", "heads", "layout", "lens", "losses", "plots.template", "progress", "statistics", "tasks.base", "tiny"}
+    | {"vocabulary"},
     {"adapters", "batches", "caches", "embedded", "patching", "rendering", "tasks.sources", "tasks.world"},
     {"outcomes", "packing", "tasks.data"},
     {"examination"},
@@ -29,12 +30,10 @@ LEVELS = (
     {f"methods.{name}" for name in ("bitfit", "few_shot", "iti", "jola", "lofit", "lora", "loreft", "red", "repe")}
     | {"analysis.head_activations", "selection"},
     {"causal", "judging", "methods", "store"}
-    | {
-        f"analysis.{result}"
-        for result in ("attribution", "doses", "geometry", "mixtures", "overlap", "plane", "sweeps", "transfer")
-    },
+    | {f"analysis.{result}" for result in ("attribution", "doses", "geometry", "mixtures")}
+    | {f"analysis.{result}" for result in ("overlap", "plane", "reading", "sweeps", "transfer")},
     {"analysis"}
-    | {f"plots.{result}" for result in ("doses", "geometry", "heads", "mixtures", "overlap", "sweeps", "transfer")},
+    | {f"plots.{result}" for result in ("doses", "geometry", "heads", "mixtures", "overlap", "reading", "sweeps", "transfer")},
     {"plots"},
     {"lofit_lens", "demo"},
     {"cli"},
