@@ -43,6 +43,11 @@ def z_hook(layer: int) -> str:
     return f"blocks.{layer}.attn.hook_z"
 
 
+def pattern_hook(layer: int) -> str:
+    """Where a layer's attention has gone through its softmax: `[batch, head, to, source]`."""
+    return f"blocks.{layer}.attn.hook_pattern"
+
+
 def resid_pre_hook(layer: int) -> str:
     """Name of the hook point of the residual stream that enters a block, `[batch, pos, d_model]`."""
     return f"blocks.{layer}.hook_resid_pre"

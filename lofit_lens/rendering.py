@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 import plotly.io
 
 from lofit_lens.files import new_file, write_json_atomically, write_text_atomically
+from lofit_lens.plots.tokens import TokenView
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def sized(figure: go.Figure, columns: Literal[1, 2]) -> go.Figure:
 
 
 def save_figure(
-    figure: go.Figure,
+    figure: go.Figure | TokenView,
     path: str | Path,
     data: pd.DataFrame | Mapping[str, Any] | Sequence[Any] | None = None,
     *,
@@ -53,7 +54,7 @@ def save_figure(
     """Write `path` with the endings .html, .csv or .json, and those of the images; each whole or not at all.
 
     Args:
-        figure: what is kept.
+        figure: what is kept. A `TokenView` is a page, and has no images.
         path: without an ending; its folder is made.
         data: the numbers behind the figure: a table becomes CSV, everything else JSON.
         images: which of `png`, `svg` and `pdf`. Where they cannot be drawn, a warning says what is missing.
@@ -81,7 +82,7 @@ def save_figure(
     elif data is not None:
         written.append(_with_ending(path, "json"))
         write_json_atomically(written[-1], data)
-    return written + (_images(figure, path, images) if images else [])
+    return written + (_images(figure, path, images) if images and isinstance(figure, go.Figure) else [])
 
 
 def _with_ending(path: Path, ending: str) -> Path:

@@ -202,12 +202,13 @@ def _of_batch(
         with attached(model, intervention):
             edited = answer_logits(model, collate(model, [_behind(model, ids, sequence) for sequence in sequences]))
         parts = zip(base.split(ROWS_OF_LOGITS), edited.split(ROWS_OF_LOGITS), strict=True)
-        kl = torch.cat([_kl(*part) for part in parts])
+        kl = torch.cat([divergence(*part) for part in parts])
         per_token = (-target_logprobs(edited, batch), -target_logprobs(base, batch), kl)
         results.append(torch.stack([per_sequence(values, batch).cpu() / lengths for values in per_token]))
     return torch.stack(results)
 
 
-def _kl(base: Float[Tensor, "place d_vocab"], edited: Float[Tensor, "place d_vocab"]) -> Float[Tensor, "place"]:
+def divergence(base: Float[Tensor, "place d_vocab"], edited: Float[Tensor, "place d_vocab"]) -> Float[Tensor, "place"]:
+    """KL of each edited distribution from the base model's, of their logits; in nats."""
     p, q = base.log_softmax(-1), edited.log_softmax(-1)
     return (p.exp() * (p - q)).sum(-1)

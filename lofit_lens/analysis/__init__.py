@@ -9,9 +9,11 @@ from lofit_lens.analysis.overlap import HeadOverlap, head_overlap, intersections
 from lofit_lens.analysis.plane import OffsetPlane, offset_plane
 from lofit_lens.analysis.reading import OffsetReading, read_offsets
 from lofit_lens.analysis.sweeps import Sweep, sweep
+from lofit_lens.analysis.token_effects import AttentionPatterns, TokenEffects, attention_patterns, token_effects
 from lofit_lens.analysis.transfer import TransferTable, effects_on_tasks
 
 __all__ = [
+    "AttentionPatterns",
     "DoseResponse",
     "HeadActivations",
     "HeadOverlap",
@@ -21,7 +23,9 @@ __all__ = [
     "OffsetPlane",
     "OffsetReading",
     "Sweep",
+    "TokenEffects",
     "TransferTable",
+    "attention_patterns",
     "attribute_offsets",
     "collect_head_activations",
     "cosine_null",
@@ -35,4 +39,5 @@ __all__ = [
     "offset_plane",
     "read_offsets",
     "sweep",
+    "token_effects",
 ]

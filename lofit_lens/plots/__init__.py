@@ -7,9 +7,12 @@ from lofit_lens.plots.mixtures import mixture_curves
 from lofit_lens.plots.overlap import overlap_matrix, shared_heads
 from lofit_lens.plots.reading import offset_tokens
 from lofit_lens.plots.sweeps import sweep_curves
+from lofit_lens.plots.tokens import TokenView, attention_view, token_view
 from lofit_lens.plots.transfer import transfer_matrix
 
 __all__ = [
+    "TokenView",
+    "attention_view",
     "cosine_distribution",
     "cumulative_scores",
     "dose_curves",
@@ -22,5 +25,6 @@ __all__ = [
     "overlap_matrix",
     "shared_heads",
     "sweep_curves",
+    "token_view",
     "transfer_matrix",
 ]

@@ -14,7 +14,7 @@ ROOT = Path(lofit_lens.__file__).parent
 LEVELS = (
     {"files", "heads", "layout", "lens", "losses", "plots.template", "progress", "statistics", "tasks.base", "tiny"}
     | {"vocabulary"},
-    {"adapters", "batches", "caches", "embedded", "patching", "rendering", "tasks.sources", "tasks.world"},
+    {"adapters", "batches", "caches", "embedded", "patching", "tasks.sources", "tasks.world"},
     {"outcomes", "packing", "tasks.data"},
     {"examination"},
     {"models", "tasks.clutrr", "tasks.counterfactual", "tasks.ioi", "tasks.kinship", "tasks.mquake", "tasks.own"}
@@ -31,10 +31,11 @@ LEVELS = (
     | {"analysis.head_activations", "selection"},
     {"causal", "judging", "methods", "store"}
     | {f"analysis.{result}" for result in ("attribution", "doses", "geometry", "mixtures")}
-    | {f"analysis.{result}" for result in ("overlap", "plane", "reading", "sweeps", "transfer")},
+    | {f"analysis.{result}" for result in ("overlap", "plane", "reading", "sweeps", "token_effects", "transfer")},
     {"analysis"}
-    | {f"plots.{result}" for result in ("doses", "geometry", "heads", "mixtures", "overlap", "reading", "sweeps", "transfer")},
-    {"plots"},
+    | {f"plots.{result}" for result in ("doses", "geometry", "heads", "mixtures", "overlap", "reading", "sweeps", "transfer")}
+    | {"plots.tokens"},
+    {"plots", "rendering"},
     {"lofit_lens", "demo"},
     {"cli"},
     {"__main__"},

@@ -1,0 +1,61 @@
+"""Texts and attention patterns under an edit, drawn by CircuitsVis; its code is in the page, so that it works offline."""
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from circuitsvis import attention, tokens
+
+from lofit_lens.analysis.token_effects import AttentionPatterns, TokenEffects
+
+#: Stands for "<" until the page is written: no token can end a script in it, or begin a tag.
+_LESS_THAN = "\ue000"
+
+
+@dataclass(frozen=True)
+class TokenView:
+    """A part of a page that draws itself, in a notebook or in a file (`save_figure`).
+
+    Args:
+        html: with all of its code.
+        title: of the page, if it is kept as one.
+    """
+
+    html: str
+    title: str = ""
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def to_html(self, **_: Any) -> str:
+        """A page of its own."""
+        title = html.escape(self.title)
+        return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><h1>{title}</h1>{self.html}</html>'
+
+
+def token_view(effects: TokenEffects, *, title: str = "") -> TokenView:
+    """A text, coloured by the change of each token's log-probability, by KL, or by either model's log-probability.
+
+    Hover over a token for all four; nats. Nothing predicts the first token, which has zeros.
+    """
+    columns = (effects.change, effects.kl, effects.base_logprobs, effects.edited_logprobs)
+    values = torch.cat([torch.zeros(1, len(columns)), torch.stack(columns, dim=1)])
+    labels = ["change of log-probability", "KL", "base log-probability", "edited log-probability"]
+    return _view(tokens.colored_tokens_multi(_safe(effects.tokens), values, labels), title)
+
+
+def attention_view(patterns: AttentionPatterns, *, title: str = "") -> TokenView:
+    """Where each head looks: the base model's pattern, and the edited one's beside it."""
+    names = [f"{head.label} {when}" for head in patterns.heads for when in ("base", "edited")]
+    both = torch.stack([patterns.base, patterns.edited], dim=1).flatten(0, 1)
+    return _view(attention.attention_heads(both, _safe(patterns.tokens), names, max_value=1.0, min_value=0.0), title)
+
+
+def _safe(labels: tuple[str, ...]) -> list[str]:
+    return [label.replace("<", _LESS_THAN) for label in labels]
+
+
+def _view(rendered: Any, title: str) -> TokenView:
+    # In the page's script both are escapes within a string, and mean the same character to it.
+    return TokenView(rendered.local_src.replace("\\ue000", "\\u003c"), title)
