@@ -45,6 +45,8 @@ def cosine_distribution(
     panels = [of_space[direction] for direction in drawn]
     null = cosine_null(geometry.d_head)
     bound, peak = null.ppf((1 + CHANCE_SHARE) / 2), null.pdf(0)
+    bars = [_histogram(panel) for panel in panels]
+    top = max(peak, *(np.max(bar["y"]) for bar in bars))
     outside = [f"{(np.abs(panel['cosine']) > bound).sum()} of {len(panel)} heads" for panel in panels]
     figure = make_subplots(
         len(panels), 1, shared_xaxes=True, vertical_spacing=0.3 / len(panels),
@@ -53,19 +55,20 @@ def cosine_distribution(
             for direction, count in zip(drawn, outside, strict=True)
         ],
     )  # fmt: skip
-    for row, panel in enumerate(panels, start=1):
+    for row, (panel, bar) in enumerate(zip(panels, bars, strict=True), start=1):
         density = go.Scatter(
             x=GRID, y=null.pdf(GRID), mode="lines", line={"color": SELECTED, "width": 2}, name="random directions, exact",
             hovertemplate="random directions<br>density %{y:.3g} at cosine %{x:.2f}<extra></extra>",
         )  # fmt: skip
-        for trace in (_histogram(panel), _rug(panel, -0.08 * peak), density):
+        for trace in (bar, _rug(panel, -0.08 * top), density):
             figure.add_trace(trace.update(showlegend=row == 1), row=row, col=1)
         for edge in (-bound, bound):
             line = {"color": SELECTED, "dash": "dot", "width": 1.5}
             figure.add_shape(type="line", x0=edge, x1=edge, y0=0, y1=peak, line=line, row=row, col=1)
     figure.update_xaxes(range=[-1, 1])
     figure.update_xaxes(title_text=f"cosine of the offset with the direction ({space})", row=len(panels))
-    figure.update_yaxes(title_text="density<br>(1 / cosine)", matches="y")
+    # Said, because a range that axes share is found from the first panel alone.
+    figure.update_yaxes(title_text="density<br>(1 / cosine)", matches="y", range=[-0.16 * top, 1.05 * top])
     figure.update_layout(
         template=TEMPLATE, title_text=title, bargap=0, width=680, height=130 * len(panels) + 190, margin_b=100,
         legend={"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom", "x": 0.5, "xanchor": "center"},

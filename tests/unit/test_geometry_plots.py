@@ -95,6 +95,9 @@ def test_a_distribution_says_what_its_axes_are_and_hovering_names_the_head():
     assert figure.layout.xaxis.title.text is None
     assert figure.layout.yaxis.title.text == figure.layout.yaxis2.title.text == "density<br>(1 / cosine)"
     assert figure.layout.xaxis.range == figure.layout.xaxis2.range == (-1, 1)
+    highest = max(height for trace in figure.data for height in trace.y)
+    assert figure.layout.yaxis.range == figure.layout.yaxis2.range
+    assert figure.layout.yaxis.range[1] > highest
     assert figure.layout.yaxis2.matches == "y"
     (rug, _) = traces_of(figure, "each head")
     assert list(rug.x) == [0.1, 0.2, 0.3]
