@@ -46,7 +46,7 @@ def cosine_distribution(
     null = cosine_null(geometry.d_head)
     bound, peak = null.ppf((1 + CHANCE_SHARE) / 2), null.pdf(0)
     bars = [_histogram(panel) for panel in panels]
-    top = max(peak, *(np.max(bar["y"]) for bar in bars))
+    top = max(peak, *(float(np.asarray(bar.y).max()) for bar in bars))
     outside = [f"{(np.abs(panel['cosine']) > bound).sum()} of {len(panel)} heads" for panel in panels]
     figure = make_subplots(
         len(panels), 1, shared_xaxes=True, vertical_spacing=0.3 / len(panels),
