@@ -1,5 +1,6 @@
 """What must hold on every model that this library takes, whatever its architecture and its TransformerLens."""
 
+import copy
 import dataclasses
 import logging
 
@@ -406,7 +407,8 @@ def test_smollm2_agrees_on_both(hooked_smollm2):
 
 def test_processed_models_are_refused_with_the_way_out(hooked_pair):
     _, hooked = hooked_pair
-    folded = type(hooked)(hooked.cfg, tokenizer=hooked.tokenizer)
+    # A configuration of its own: folding writes into it, and others use this model.
+    folded = type(hooked)(copy.deepcopy(hooked.cfg), tokenizer=hooked.tokenizer)
     folded.load_and_process_state_dict(hooked.state_dict(), fold_ln=True)
     with pytest.raises(ValueError, match="from_pretrained_no_processing"):
         ll.check_model(folded)
