@@ -7,9 +7,9 @@ for it. Give text of your own, or a task's, and nothing leaves the machine.
 import random
 from pathlib import Path
 
-from lofit_lens.tasks import sources
 from lofit_lens.tasks.base import Task
 from lofit_lens.tasks.data import data_file, first_of, read_records
+from lofit_lens.tasks.sources import download
 
 
 def open_web_text(n_texts: int = 100, *, seed: int = 42, data_dir: str | Path | None = None) -> list[str]:
@@ -39,7 +39,7 @@ def _open_web_text_file(data_dir: str | Path | None) -> Path:
         if data_dir is not None:
             raise
     try:
-        return sources.download("open_web_text") / name
+        return download("open_web_text") / name
     except ConnectionError as error:
         raise ConnectionError(f"{error}; or measure on other text (texts=..., --text): a file's, or a task's") from error
 
