@@ -9,7 +9,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from lofit_lens import plots, save_figure
+from lofit_lens import demo, save_figure
 from lofit_lens.analysis import TransferTable
 from lofit_lens.store import scores_from_json
 
@@ -23,10 +23,7 @@ def demo_figures() -> dict[str, go.Figure]:
     scores = {task: scores_from_json(stored) for task, stored in heads.items()}
     selected = {task: [tuple(head) for head in stored["selected"]] for task, stored in heads.items()}
     table = TransferTable.from_json(json.loads((folder / "transfer.json").read_text()))
-    return {
-        "demo/heads": plots.head_heatmaps(scores, selected, heads_per_kv=3, title="Where each task's scaling moved most"),
-        "demo/transfer": plots.transfer_matrix(table, title="Each task learned at another's heads"),
-    }
+    return {f"demo/{name}": figure for name, figure in demo.figures(scores, selected, table).items()}
 
 
 def main() -> None:

@@ -3,9 +3,8 @@
 ITI (Li et al. 2023, section 3.1) reads `z` at the last token of `prompt + answer`, which is what is taken unless another is
 asked for. Texts are packed, so that a question is run once under all its answers (see `packing`); a pass ends at the last head
 that is looked at, so nothing is unembedded. With a folder the result stays on disk: the same texts and model are read back from
-there, and memory holds what is looked at. The same model is
-one with the same configuration, and the same weights to the last bit; all of them are read to tell, which takes a second for a
-gigabyte or two.
+there, and memory holds what is looked at. The same model is one with the same configuration, and the same weights to the last
+bit; all of them are read to tell, which takes a second for a gigabyte or two.
 """
 
 import hashlib

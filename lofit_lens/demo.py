@@ -5,7 +5,7 @@ fifty test examples say how the library is used, not how well LoFiT does.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lofit_lens import plots
 from lofit_lens.analysis import TransferTable
 from lofit_lens.evaluation import evaluate
 from lofit_lens.files import check_writable, write_json_atomically
-from lofit_lens.heads import Head
+from lofit_lens.heads import Head, HeadScores
 from lofit_lens.interventions import HeadIntervention
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import LoFiT
@@ -140,9 +140,15 @@ def _write(out: Path, table: TransferTable, own: dict[str, Run], model: LensMode
         {name: {**scores_to_json(scores[name]), "selected": [list(head) for head in heads[name]]} for name in scores},
     )
     write_json_atomically(out / "transfer.json", table.to_json())
-    figures = {
-        "heads": plots.head_heatmaps(scores, heads, title="Where each task's scaling moved most"),
+    for name, figure in figures(scores, heads, table).items():
+        save_figure(figure, out / name, images=())
+
+
+def figures(
+    scores: Mapping[str, HeadScores], selected: Mapping[str, Iterable[tuple[int, int]]], table: TransferTable
+) -> dict[str, Any]:
+    """What the demo shows, by the names of its files."""
+    return {
+        "heads": plots.head_heatmaps(scores, selected, title="Where each task's scaling moved most"),
         "transfer": plots.transfer_matrix(table, title="Each task learned at another's heads"),
     }
-    for name, figure in figures.items():
-        save_figure(figure, out / name, images=())

@@ -16,8 +16,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lofit_lens import lens
+from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention, attached
 from lofit_lens.lens import LensModel
+
+
+def offsets_of(intervention: HeadIntervention, name: str = "the intervention") -> dict[Head, Float[Tensor, "d_head"]]:
+    """The offset of each head, in float64 on the CPU.
+
+    Args:
+        intervention: an adapter; scales that it may have too are not looked at.
+        name: what an error calls it.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if intervention.offset is None or not intervention.heads:
+        raise ValueError(
+            f"{name} has no offsets, only scales or no heads at all; wanted one that adds a vector to z: the result of LoFiT, "
+            "ITI or JoLA"
+        )
+    return dict(zip(intervention.heads, intervention.offset.detach().cpu().double(), strict=True))
 
 
 @torch.no_grad()
@@ -27,11 +46,7 @@ def offset_displacements(model: LensModel, intervention: HeadIntervention) -> Fl
     Raises:
         ValueError: no offsets, heads that the model does not have, or something between W_O and the stream that is no norm.
     """
-    if intervention.offset is None or not intervention.heads:
-        raise ValueError(
-            "the intervention has no offsets: it only scales heads, or edits none; wanted one with offsets, such as those of "
-            "LoFiT and ITI"
-        )
+    offsets_of(intervention)
     with attached(model, intervention):
         pass  # what does not fit is refused
     displacements = []

@@ -31,6 +31,9 @@ from lofit_lens.tasks.base import Example, names_of
 
 logger = logging.getLogger(__name__)
 
+#: Share of the questions that probes are judged by, unless another is asked for.
+VAL_SHARE = 0.2
+
 
 @dataclass(frozen=True)
 class LabelledAnswers:

@@ -22,12 +22,14 @@ ImageFormat = Literal["png", "svg", "pdf"]
 IMAGE_FORMATS: tuple[ImageFormat, ...] = ("png", "svg", "pdf")
 #: Widths of a paper's column and of its page (3.25 and 6.75 inches, as in NeurIPS and ACL), at 96 pixels an inch.
 COLUMN_WIDTHS = {1: 312, 2: 648}
+#: Height over width: no flatter and no taller than reads well beside text.
+_FLATTEST, _TALLEST = 0.62, 1.3
 #: Pixels for each of those in a PNG: about 300 dots an inch.
 _PNG_SCALE = 3
 
 
 def sized(figure: go.Figure, columns: Literal[1, 2]) -> go.Figure:
-    """A copy that is as wide as one or two columns of a paper; letters keep their size, the picture its proportions.
+    """A copy that is as wide as one or two columns of a paper; letters are smaller than on a screen, not in proportion.
 
     Raises:
         ValueError: another number of columns.
@@ -37,7 +39,7 @@ def sized(figure: go.Figure, columns: Literal[1, 2]) -> go.Figure:
     copy = go.Figure(figure)
     layout: Any = copy.layout  # its attributes are made at run time
     width, proportion = COLUMN_WIDTHS[columns], (layout.height or 450) / (layout.width or 700)
-    copy.update_layout(width=width, height=round(max(0.62, min(proportion, 1.3)) * width))
+    copy.update_layout(width=width, height=round(max(_FLATTEST, min(proportion, _TALLEST)) * width))
     copy.update_layout(font_size=11, title_font_size=12, margin={"t": 40 if layout.title.text else 12, "r": 12})
     copy.update_annotations(font_size=11)
     return copy
@@ -74,7 +76,8 @@ def save_figure(
         raise ValueError(f"got {path}, wanted a path without {path.suffix}: several files are written")
     path.parent.mkdir(parents=True, exist_ok=True)
     page = _with_ending(path, "html")
-    write_text_atomically(page, figure.to_html(include_plotlyjs=True if offline else "cdn"))
+    is_view = isinstance(figure, TokenView)
+    write_text_atomically(page, figure.to_html() if is_view else figure.to_html(include_plotlyjs=True if offline else "cdn"))
     written = [page]
     if isinstance(data, pd.DataFrame):
         written.append(_with_ending(path, "csv"))
@@ -82,7 +85,7 @@ def save_figure(
     elif data is not None:
         written.append(_with_ending(path, "json"))
         write_json_atomically(written[-1], data)
-    return written + (_images(figure, path, images) if images and isinstance(figure, go.Figure) else [])
+    return written + (_images(figure, path, images) if images and not is_view else [])
 
 
 def _with_ending(path: Path, ending: str) -> Path:

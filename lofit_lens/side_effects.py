@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lofit_lens.batches import TokenSequence, by_length, collate, encode_prompt, naming, refuse_one_string
+from lofit_lens.batches import Batch, TokenSequence, by_length, collate, encode_prompt, naming, refuse_one_string
 from lofit_lens.interventions import Intervention, PromptIntervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
@@ -201,14 +201,20 @@ def _of_batch(
     for intervention, ids in zip(interventions, in_front, strict=True):
         with attached(model, intervention):
             edited = answer_logits(model, collate(model, [_behind(model, ids, sequence) for sequence in sequences]))
-        parts = zip(base.split(ROWS_OF_LOGITS), edited.split(ROWS_OF_LOGITS), strict=True)
-        kl = torch.cat([divergence(*part) for part in parts])
-        per_token = (-target_logprobs(edited, batch), -target_logprobs(base, batch), kl)
+        per_token = token_costs(base, edited, batch)
         results.append(torch.stack([per_sequence(values, batch).cpu() / lengths for values in per_token]))
     return torch.stack(results)
 
 
-def divergence(base: Float[Tensor, "place d_vocab"], edited: Float[Tensor, "place d_vocab"]) -> Float[Tensor, "place"]:
-    """KL of each edited distribution from the base model's, of their logits; in nats."""
+def token_costs(
+    base: Float[Tensor, "place d_vocab"], edited: Float[Tensor, "place d_vocab"], batch: Batch
+) -> Float[Tensor, "3 answer_token"]:
+    """Of each answer token, cross-entropy under the edit and under the base model, and the KL where it is predicted; in nats."""
+    parts = zip(base.split(ROWS_OF_LOGITS), edited.split(ROWS_OF_LOGITS), strict=True)
+    kl = torch.cat([_kl(*part) for part in parts])
+    return torch.stack([-target_logprobs(edited, batch), -target_logprobs(base, batch), kl])
+
+
+def _kl(base: Float[Tensor, "place d_vocab"], edited: Float[Tensor, "place d_vocab"]) -> Float[Tensor, "place"]:
     p, q = base.log_softmax(-1), edited.log_softmax(-1)
     return (p.exp() * (p - q)).sum(-1)

@@ -52,7 +52,8 @@ from scipy import stats
 from torch import Tensor
 
 from lofit_lens import lens
-from lofit_lens.analysis.head_activations import HeadActivations, offsets_of, spread_along
+from lofit_lens.analysis.head_activations import HeadActivations, spread_along
+from lofit_lens.displacements import offsets_of
 from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention, attached
 from lofit_lens.lens import LensModel
@@ -152,7 +153,7 @@ def offset_geometry(
     """
     others = {} if others is None else others
     directions = ("probe", "mass-mean", *(f"PC{i}" for i in range(1, n_components + 1)), *others)
-    offsets = offsets_of(intervention, "the intervention")
+    offsets = offsets_of(intervention)
     offsets_of_others = [offsets_of(other, f"the adapter {name!r}") for name, other in others.items()]
     _check_adapters(model, intervention, others, directions)
     activations = activations.restrict(intervention.heads)

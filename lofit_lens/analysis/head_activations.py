@@ -18,14 +18,10 @@ from torch import Tensor
 
 from lofit_lens.activations import collect_z
 from lofit_lens.heads import Head, checked_heads
-from lofit_lens.interventions import HeadIntervention
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
-from lofit_lens.probes import LabelledAnswers, fit_probes, held_out, labelled_answers
+from lofit_lens.probes import VAL_SHARE, LabelledAnswers, fit_probes, held_out, labelled_answers
 from lofit_lens.tasks.base import Task, non_empty
-
-#: Share of the questions that the probe is not fitted on, as in ITI: so it is the same probe.
-VAL_SHARE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,21 +105,3 @@ def collect_head_activations(
 def spread_along(z: Float[Tensor, "text d_head"], direction: Float[Tensor, "d_head"]) -> Float[Tensor, ""]:
     """sigma of the direction, brought to length 1; in units of z. NaN if it has no length."""
     return (z @ (direction / direction.norm())).std(correction=0)
-
-
-def offsets_of(intervention: HeadIntervention, name: str) -> dict[Head, Float[Tensor, "d_head"]]:
-    """The offset of each head, in float64 on the CPU.
-
-    Args:
-        intervention: an adapter; scales that it may have too are not looked at.
-        name: what an error calls it.
-
-    Raises:
-        ValueError: it has none.
-    """
-    if intervention.offset is None or not intervention.heads:
-        raise ValueError(
-            f"{name} has no offsets, only scales or no heads at all; wanted one that adds a vector to z: the result of LoFiT, "
-            "ITI or JoLA"
-        )
-    return dict(zip(intervention.heads, intervention.offset.detach().cpu().double(), strict=True))

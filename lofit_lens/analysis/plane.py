@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lofit_lens.analysis.head_activations import HeadActivations, offsets_of, spread_along
+from lofit_lens.analysis.head_activations import HeadActivations, spread_along
+from lofit_lens.displacements import offsets_of
 from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention
 from lofit_lens.probes import LabelledAnswers
@@ -88,7 +89,7 @@ def offset_plane(
     """
     if direction not in ("mass-mean", "probe"):
         raise ValueError(f"got direction {direction!r}; wanted mass-mean or probe")
-    v = offsets_of(intervention.restrict([head]), "the intervention")[Head(*head)]
+    v = offsets_of(intervention.restrict([head]))[Head(*head)]
     of_head = activations.restrict([head])
     (theta,) = of_head.mass_means() if direction == "mass-mean" else of_head.probe_weights()
     theta = theta / theta.norm()

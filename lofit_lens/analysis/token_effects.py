@@ -23,8 +23,8 @@ from lofit_lens.heads import Head, checked_heads
 from lofit_lens.interventions import Intervention, PromptIntervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
-from lofit_lens.scoring import answer_logits, target_logprobs
-from lofit_lens.side_effects import divergence
+from lofit_lens.scoring import answer_logits
+from lofit_lens.side_effects import token_costs
 from lofit_lens.vocabulary import token_labels
 
 
@@ -96,8 +96,8 @@ def token_effects(model: LensModel, text: str, intervention: Intervention) -> To
     base = answer_logits(model, batch)
     with attached(model, intervention):
         edited = answer_logits(model, batch)
-    values = (target_logprobs(base, batch), target_logprobs(edited, batch), divergence(base, edited))
-    return TokenEffects(tuple(token_labels(model.tokenizer, ids)), *(value.float().cpu() for value in values))
+    edited_cost, base_cost, kl = token_costs(base, edited, batch).float().cpu()
+    return TokenEffects(tuple(token_labels(model.tokenizer, ids)), -base_cost, -edited_cost, kl)
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ from lofit_lens.layout import Positions
 from lofit_lens.lens import LensModel
 from lofit_lens.methods.base import Fit, made_by, settings_of
 from lofit_lens.models import base_of, check_model
-from lofit_lens.probes import Probes, fit_probes, held_out, labelled_answers
+from lofit_lens.probes import VAL_SHARE, Probes, fit_probes, held_out, labelled_answers
 from lofit_lens.tasks.base import Task, non_empty
 
 Direction = Literal["mass-mean", "probe", "random"]
@@ -62,7 +62,7 @@ class ITI:
     alpha: Annotated[float, Field(allow_inf_nan=False)] = 15.0
     direction: Direction = "mass-mean"
     positions: Positions = "all"
-    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    val_share: Annotated[float, Field(gt=0, lt=1)] = VAL_SHARE
     standardise: bool = True
     max_iter: Annotated[int, Field(ge=1, strict=True)] = 1000
     token_budget: Annotated[int, Field(ge=1, strict=True)] = TOKEN_BUDGET

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lofit_lens.analysis.doses import DoseResponse
-from lofit_lens.plots.template import COLUMN_WIDTH, LEGEND_BELOW, REFERENCE, TEMPLATE, line_styles
+from lofit_lens.plots.template import LEGEND_BELOW, NARROW, REFERENCE, TEMPLATE, line_styles
 
 _COSTS = {"rise_in_cross_entropy": "rise in cross-entropy", "kl": "KL from the base model"}
 
@@ -52,7 +52,7 @@ def dose_curves(response: DoseResponse, *, title: str = "") -> go.Figure:
     figure.update_layout(
         template=TEMPLATE,
         title_text=title,
-        width=COLUMN_WIDTH,
+        width=NARROW,
         height=130 + 190 * n_rows,
         legend=LEGEND_BELOW,
     )

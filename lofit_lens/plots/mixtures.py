@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from lofit_lens.analysis.mixtures import Mixture
-from lofit_lens.plots.template import COLUMN_WIDTH, LEGEND_BELOW, REFERENCE, TEMPLATE, error_bars, line_styles
+from lofit_lens.plots.template import LEGEND_BELOW, NARROW, REFERENCE, TEMPLATE, error_bars, line_styles
 
 #: In units of weight: how far apart sums stand that are not on the line; and tasks, so that none hides another's interval.
 _STEP, _SHIFT = 0.45, 0.03
@@ -40,7 +40,7 @@ def mixture_curves(found: Mixture, *, names: tuple[str, str] = ("a", "b"), title
     figure.update_xaxes(title_text=f"Weight of {names[1]} (the rest: {names[0]})", tickangle=0)
     figure.update_xaxes(tickmode="array", tickvals=list(places.values()), ticktext=ticks)
     figure.update_yaxes(title_text="metric (0 to 1)")
-    figure.update_layout(template=TEMPLATE, title_text=title, width=COLUMN_WIDTH, height=360, legend=LEGEND_BELOW)
+    figure.update_layout(template=TEMPLATE, title_text=title, width=NARROW, height=360, legend=LEGEND_BELOW)
     return figure
 
 

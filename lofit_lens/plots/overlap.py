@@ -30,9 +30,9 @@ def overlap_matrix(overlap: HeadOverlap, measure: Measure = "overlap", *, title:
         ValueError: no such measure.
     """
     null = "uniform" if measure == "emd" else "layers"
-    values, q = overlap.matrix(measure), overlap.matrix(measure, f"q_{null}")
     columns = ("value", "expected_uniform", "p_uniform", "q_uniform", "expected_layers", "p_layers", "q_layers")
     told = {column: overlap.matrix(measure, column) for column in columns}
+    values, q = told["value"], told[f"q_{null}"]
     label, span = _MEASURES[measure]
     names = list(overlap.names)
     marked = [[_cell_text(values.loc[a, b], q.loc[a, b]) for b in names] for a in names]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from lofit_lens.analysis.sweeps import Sweep
-from lofit_lens.plots.template import COLUMN_WIDTH, LEGEND_BELOW, TEMPLATE, error_bars, line_styles
+from lofit_lens.plots.template import LEGEND_BELOW, NARROW, TEMPLATE, error_bars, line_styles
 
 #: How far apart lines stand at one x, as a share of the axis, so that none hides another's interval.
 _SHIFT = 0.015
@@ -35,7 +35,7 @@ def sweep_curves(sweeps: Mapping[str, Sweep], *, title: str = "") -> go.Figure:
     figure.update_xaxes(title_text=quantity, type="log" if is_log else "linear")
     figure.update_xaxes(tickmode="array", tickvals=xs, ticktext=[f"{x:g}" for x in xs])
     figure.update_yaxes(title_text=f"{metric} (0 to 1)")
-    figure.update_layout(template=TEMPLATE, title_text=title, width=COLUMN_WIDTH, height=340, legend=LEGEND_BELOW)
+    figure.update_layout(template=TEMPLATE, title_text=title, width=NARROW, height=340, legend=LEGEND_BELOW)
     return figure
 
 

@@ -28,8 +28,8 @@ RIGHT, WRONG = "#0072b2", "#e69f00"
 LEARNED, COMPARED = "#000000", "#009e73"
 #: What is there for orientation only.
 REFERENCE = "#888888"
-#: Pixels: at this width, the font is readable when a figure is as wide as one column of a paper.
-COLUMN_WIDTH = 420
+#: Pixels, of a figure that suits one column; `rendering.sized` brings it, or any other, to a column's own width.
+NARROW = 420
 FONT = {"family": "Helvetica, Arial, sans-serif", "size": 13, "color": INK}
 #: Without a standoff, the title of an axis stands where it would with short tick labels, and long ones run into it.
 AXIS = {

@@ -28,7 +28,7 @@ class TokenView:
     def _repr_html_(self) -> str:
         return self.html
 
-    def to_html(self, **_: Any) -> str:
+    def to_html(self) -> str:
         """A page of its own."""
         title = html.escape(self.title)
         return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><h1>{title}</h1>{self.html}</html>'

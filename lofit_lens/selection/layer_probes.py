@@ -5,6 +5,8 @@ held-out accuracy. The paper does not say how it gets to k heads: here ties go i
 comes first, whole.
 """
 
+from pathlib import Path
+
 import torch
 from einops import rearrange
 
@@ -13,7 +15,7 @@ from lofit_lens.batches import TOKEN_BUDGET
 from lofit_lens.heads import HeadScores
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
-from lofit_lens.probes import fit_probes, held_out, labelled_answers
+from lofit_lens.probes import VAL_SHARE, fit_probes, held_out, labelled_answers
 from lofit_lens.tasks.base import Task, non_empty
 
 
@@ -22,10 +24,10 @@ def layer_probe_scores(
     task: Task,
     *,
     seed: int = 0,
-    val_share: float = 0.2,
+    val_share: float = VAL_SHARE,
     standardise: bool = True,
     max_iter: int = 1000,
-    folder: str | None = None,
+    folder: str | Path | None = None,
     token_budget: int = TOKEN_BUDGET,
 ) -> HeadScores:
     """The paper's probe-layers: every head has the held-out accuracy of its layer's probe.

@@ -1,11 +1,11 @@
 """Where each published data file lives, its checksum and its licence; and the one place that downloads them.
 
 Nothing is downloaded unless `download` is called: by `lofit-lens download TASK`, or by `open_web_text`, which side effects are
-measured on when no text is given. A file goes to the user's cache, once; a
-published task then finds it there. Every address names a commit, so it stands for one content, and a file with another SHA-256
-than the one below is refused. Where the table has none (parquet files of the hub that were out of reach when it was written),
-the file must have the checksum that the hub states for it at that commit: a SHA-256, or git's SHA-1 of the blob. What was
-fetched, from which revision and with what checksum, is noted beside the file, and a file that has changed since is refused too.
+measured on when no text is given. A file goes to the user's cache, once; a published task then finds it there. Every address
+names a commit, so it stands for one content, and a file with another SHA-256 than the one below is refused. Where the table has
+none (parquet files of the hub that were out of reach when it was written), the file must have the checksum that the hub states
+for it at that commit: a SHA-256, or git's SHA-1 of the blob. What was fetched, from which revision and with what checksum, is
+noted beside the file, and a file that has changed since is refused too.
 """
 
 import ast

@@ -197,5 +197,7 @@ def test_a_prompt_is_read_once_under_all_its_answers(llama):
 
 def test_recorders_that_transformers_leaves_behind_are_no_edit(tmp_path):
     model = ll.tiny_model("llama")
+    bare = collect_z(model, PROMPTS, ANSWERS)
     model.original_model(torch.tensor([[5, 6]]), output_hidden_states=True)
-    collect_z(model, PROMPTS, ANSWERS, folder=tmp_path)
+    assert not lens.is_hooked(model)
+    assert torch.equal(collect_z(model, PROMPTS, ANSWERS, folder=tmp_path), bare)

@@ -160,7 +160,7 @@ def test_the_frame_has_a_row_for_each_head_with_mean_and_interval():
 
 
 def test_an_edit_without_offsets_is_refused(llama, toy_task, passes):
-    with pytest.raises(ValueError, match=r"the intervention has no offsets.*wanted one with offsets"):
+    with pytest.raises(ValueError, match=r"the intervention has no offsets.*wanted one that adds a vector"):
         attribute_offsets(llama, toy_task({"test": WITH_WRONG}), ll.HeadIntervention(HEADS, scale=torch.ones(3, 16)))
     assert passes == []
 

@@ -68,7 +68,7 @@ def test_the_null_that_keeps_layers_is_that_of_redrawing_within_layers():
 
 
 def test_heads_that_cluster_by_layer_are_no_surprise_once_layers_are_kept():
-    """All twelve of layer 1's and 2's heads to choose from, in both tasks: half in common by chance."""
+    """Both tasks choose six of the twelve heads of layers 3 and 4: half in common by chance."""
     generator = torch.Generator().manual_seed(0)
     runs = []
     for _ in range(2):

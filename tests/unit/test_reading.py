@@ -218,7 +218,7 @@ def test_what_was_not_read_is_refused(llama, edit):
 
 
 def test_an_edit_without_offsets_is_refused(llama):
-    with pytest.raises(ValueError, match=r"the intervention has no offsets.*wanted one with offsets"):
+    with pytest.raises(ValueError, match=r"the intervention has no offsets.*wanted one that adds a vector"):
         read_offsets(llama, ll.HeadIntervention(HEADS, scale=torch.ones(2, 16)))
     with pytest.raises(ValueError, match="no offsets"):
         read_offsets(llama, ll.HeadIntervention((), offset=torch.ones(0, 16)))

@@ -11,7 +11,7 @@ import pytest
 from lofit_lens import save_figure, sized
 from lofit_lens.plots.template import TEMPLATE
 
-FIGURE = go.Figure(go.Scatter(x=[1, 2], y=[3, 5], name="a <b> & c"))
+FIGURE = go.Figure(go.Scatter(x=[1, 2], y=[3, 5], name="line"))
 FIGURE.update_layout(template=TEMPLATE, width=500, height=300, title_text="A figure")
 FRAME = pd.DataFrame({"head": ["L0H1", "L2H0"], "score": [0.5, 0.25]})
 
@@ -46,7 +46,8 @@ def test_a_real_browser_draws_the_images(tmp_path):
     assert png.startswith(b"\x89PNG")
     # Three pixels for each of the 312 of a column's width (bytes 16 to 19).
     assert int.from_bytes(png[16:20], "big") == 3 * 312
-    assert b"a &lt;b&gt; &amp; c" in svg or b"<svg" in svg
+    assert svg.startswith(b"<svg")
+    assert b"A figure" in svg
     assert b'width="312"' in svg
     assert pdf.startswith(b"%PDF")
 
