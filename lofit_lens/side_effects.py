@@ -209,7 +209,7 @@ def _of_batch(
 def token_costs(
     base: Float[Tensor, "place d_vocab"], edited: Float[Tensor, "place d_vocab"], batch: Batch
 ) -> Float[Tensor, "3 answer_token"]:
-    """Of each answer token, cross-entropy under the edit and under the base model, and the KL where it is predicted; in nats."""
+    """Of each answer token, cross-entropy under the edit and under the base model, and KL where it is predicted; in nats."""
     parts = zip(base.split(ROWS_OF_LOGITS), edited.split(ROWS_OF_LOGITS), strict=True)
     kl = torch.cat([_kl(*part) for part in parts])
     return torch.stack([-target_logprobs(edited, batch), -target_logprobs(base, batch), kl])
