@@ -1,9 +1,9 @@
 """What the studies beside this file share: their small setting, cells that are computed once, and tables.
 
 Tasks are small, so that a study costs hours on two CPU cores, not days: 100 training examples, at most 100 to pick settings by,
-200 to test on (CLUTRR, whose stories are three times as long as the others' prompts: 50, 50 and 200). Whatever a study computes
-is a cell, one JSON file, and is skipped when that file exists: a study can be stopped and started at any time, and several
-processes can work on different parts.
+200 to test on (CLUTRR and TruthfulQA, whose prompts are three times as long as the others' or more: 50, 50 and 200). Whatever a
+study computes is a cell, one JSON file, and is skipped when that file exists: a study can be stopped and started at any time,
+and several processes can work on different parts.
 """
 
 import json
@@ -31,7 +31,7 @@ TASKS: dict[str, Task] = {
     "truth": ll.tasks.Truth(**SIZES),
     "mquake": ll.tasks.MQuAKE(n_train=100, n_test=200),  # 95 validation questions are all that there are
     "clutrr": ll.tasks.CLUTRR(seed=42, n_train=50, n_val=50, n_test=200),
-    "truthfulqa": ll.tasks.TruthfulQA(fold=0, n_train=100, n_test=200),  # 82
+    "truthfulqa": ll.tasks.TruthfulQA(fold=0, n_train=50, n_val=50, n_test=200),
 }
 #: Step 1's settings are those of `figures/paper_tasks`; nothing here tunes them.
 LOFIT = ll.methods.LoFiT(scale_lr=1e-2, l1=1e-3)
