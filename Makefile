@@ -29,7 +29,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m pytest -s tests/benchmarks -o python_files='bench_*.py'
 
 figures: $(VENV)/.figures
-	$(BIN)/python figures/render.py
+	$(BIN)/lofit-lens figures
 
 notebooks: $(VENV)/.notebooks
 	$(BIN)/python -m pytest --nbmake notebooks

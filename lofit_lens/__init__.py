@@ -10,6 +10,7 @@ from lofit_lens.methods import Fit
 from lofit_lens.models import check_model, load_model, tiny_model
 from lofit_lens.outcomes import Evaluation
 from lofit_lens.rendering import save_figure, sized
+from lofit_lens.results import load_result, save_result
 from lofit_lens.scoring import answer_logprobs
 from lofit_lens.selection import random_scores
 from lofit_lens.side_effects import SideEffects, side_effects
@@ -36,11 +37,13 @@ __all__ = [
     "generate",
     "load_adapter",
     "load_model",
+    "load_result",
     "methods",
     "plots",
     "probes",
     "random_scores",
     "save_figure",
+    "save_result",
     "selection",
     "side_effects",
     "sized",

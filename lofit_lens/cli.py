@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -20,7 +20,8 @@ from lofit_lens.embedded import EMBEDDED
 from lofit_lens.interventions import Adapter
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import METHODS
-from lofit_lens.store import scores_to_json
+from lofit_lens.recipes import find_recipes
+from lofit_lens.rendering import IMAGE_FORMATS, ImageFormat
 from lofit_lens.tasks import TASKS, Task, open_web_text, sources, task_named, texts_of
 from lofit_lens.tasks.base import METRICS, SPLITS
 from lofit_lens.tasks.sources import SOURCES
@@ -97,7 +98,7 @@ def fit(
     result = chosen_method.fit(lens_model, chosen_task, seed=seed)
     folder = _save(result.intervention, lens_model, out)
     if result.scores is not None:
-        files.write_json_atomically(folder / "head_scores.json", scores_to_json(result.scores))
+        ll.save_result(result.scores, folder / "head_scores.json")
     if isinstance(result.intervention, ll.HeadIntervention):
         console.print(f"{len(result.intervention.heads)} heads: {' '.join(head.label for head in result.intervention.heads)}")
     console.print(f"{result.intervention.n_parameters:,} numbers learned")
@@ -236,6 +237,24 @@ def download(task: Annotated[str, typer.Argument(help=f"One of {', '.join(SOURCE
         console.print(f"{folder / file.name}  ({file.licence})", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def figures(
+    names: Annotated[list[str] | None, typer.Argument(help="Folders of figures (default: all).")] = None,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Compute the numbers anew, which takes a model and minutes.")] = False,
+    folder: Annotated[Path, typer.Option(help="Where they are; their recipes are Python files, which are run.")] = Path(
+        "figures"
+    ),
+    images: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(IMAGE_FORMATS)} (default: png).")] = None,
+) -> None:
+    """Draw figures again from the numbers beside them."""
+    for recipe in find_recipes(folder, names or ()):
+        console.print(f"{recipe.folder.name}: {recipe.summary}", markup=False, highlight=False)
+        if rerun:
+            recipe.rerun()
+        for path in recipe.render(images=cast(list[ImageFormat], images or ["png"])):
+            console.print(f"  {path}", highlight=False, soft_wrap=True)
+
+
 @app.command(name="demo")
 def run_demo(
     out: Annotated[Path, typer.Option(help="Folder for results; what is in it already is not run again.")] = Path("runs/demo"),
@@ -252,7 +271,8 @@ def run_demo(
 def main() -> None:
     """Entry point: an error that the user can act on is one message, not a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("httpx", "kaleido", "choreographer"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         app()
     except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError) as error:

@@ -5,7 +5,7 @@ fifty test examples say how the library is used, not how well LoFiT does.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ from rich.table import Table
 from lofit_lens import plots
 from lofit_lens.analysis import TransferTable
 from lofit_lens.evaluation import evaluate
-from lofit_lens.files import check_writable, write_json_atomically
+from lofit_lens.files import check_writable
 from lofit_lens.heads import Head, HeadScores
 from lofit_lens.interventions import HeadIntervention
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import LoFiT
 from lofit_lens.models import fingerprint, load_model
 from lofit_lens.rendering import save_figure
+from lofit_lens.results import save_result
 from lofit_lens.selection import random_scores
-from lofit_lens.store import Run, RunStore, scores_to_json
+from lofit_lens.store import Run, RunStore
 from lofit_lens.tasks import Counterfactual, Kinship, Task, Truth
 
 SEED = 0
@@ -60,7 +61,7 @@ def run(out: Path, *, model_name: str, tasks: tuple[Task, ...], console: Console
     Raises:
         OSError: `out` cannot be written; checked before anything is run.
     """
-    check_writable(out / "transfer.json")
+    check_writable(out / "transfer.html")
     started = time.monotonic()
     model = load_model(model_name)
     store = RunStore(out / "runs")
@@ -131,23 +132,19 @@ def _report(table: TransferTable, own: dict[str, Run], console: Console) -> None
 
 def _write(out: Path, table: TransferTable, own: dict[str, Run], model: LensModel) -> None:
     scores = {name: run.fit.scores for name, run in own.items() if run.fit is not None and run.fit.scores is not None}
-    heads = {name: _heads(run) for name, run in own.items()}
     for name, run in own.items():
         assert run.fit is not None
         run.fit.intervention.save(out / "adapters" / name, model, overwrite=True)
-    write_json_atomically(
-        out / "heads.json",
-        {name: {**scores_to_json(scores[name]), "selected": [list(head) for head in heads[name]]} for name in scores},
-    )
-    write_json_atomically(out / "transfer.json", table.to_json())
-    for name, figure in figures(scores, heads, table).items():
+    for name, result in scores.items():
+        save_result(result, out / "data" / f"{name}.json")
+    save_result(table, out / "data" / "transfer.json")
+    for name, figure in figures(scores, table).items():
         save_figure(figure, out / name, images=())
 
 
-def figures(
-    scores: Mapping[str, HeadScores], selected: Mapping[str, Iterable[tuple[int, int]]], table: TransferTable
-) -> dict[str, Any]:
+def figures(scores: Mapping[str, HeadScores], table: TransferTable) -> dict[str, Any]:
     """What the demo shows, by the names of its files."""
+    selected = {name: result.top(K) for name, result in scores.items()}
     return {
         "heads": plots.head_heatmaps(scores, selected, title="Where each task's scaling moved most"),
         "transfer": plots.transfer_matrix(table, title="Each task learned at another's heads"),

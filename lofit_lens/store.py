@@ -2,13 +2,10 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from lofit_lens.files import new_folder, recover_folder
 from lofit_lens.heads import HeadScores
@@ -16,6 +13,7 @@ from lofit_lens.interventions import Adapter, load_adapter
 from lofit_lens.lens import LensModel
 from lofit_lens.methods.base import Fit
 from lofit_lens.outcomes import Evaluation
+from lofit_lens.plain import from_plain, to_plain
 
 RUN_FILE = "run.json"
 ADAPTER_FOLDER = "adapter"
@@ -77,7 +75,7 @@ class RunStore:
             "settings": dict(run.settings),
             "evaluation": run.evaluation.to_json(),
             "losses": None if fit is None else {stage: list(losses) for stage, losses in fit.losses.items()},
-            "scores": None if fit is None or fit.scores is None else scores_to_json(fit.scores),
+            "scores": None if fit is None or fit.scores is None else to_plain(fit.scores),
         }
         with new_folder(self.folder(run.settings), overwrite=True) as draft:
             (draft / RUN_FILE).write_text(json.dumps(stored, indent=1), encoding="utf-8")
@@ -89,17 +87,6 @@ class RunStore:
     def _read_fit(folder: Path, stored: Mapping[str, Any], model: LensModel) -> Fit[Adapter]:
         return Fit(
             intervention=load_adapter(folder / ADAPTER_FOLDER, model),
-            scores=None if stored["scores"] is None else scores_from_json(stored["scores"]),
+            scores=None if stored["scores"] is None else from_plain(HeadScores, stored["scores"]),
             losses={stage: tuple(losses) for stage, losses in stored["losses"].items()},
         )
-
-
-def scores_to_json(scores: HeadScores) -> dict[str, Any]:
-    """Scores as plain JSON values; layers without attention are null."""
-    values = [[None if math.isnan(value) else value for value in row] for row in scores.values.tolist()]
-    return {"values": values, "quantity": scores.quantity, "made_by": dict(scores.made_by)}
-
-
-def scores_from_json(stored: Mapping[str, Any]) -> HeadScores:
-    values = [[math.nan if value is None else value for value in row] for row in stored["values"]]
-    return HeadScores(torch.tensor(values), stored["quantity"], stored["made_by"])

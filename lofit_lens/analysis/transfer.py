@@ -4,9 +4,9 @@ Either tasks learn their offsets on each other's heads (LoFiT, arXiv 2406.01563,
 are and are judged on tasks that they were not fitted on (`effects_on_tasks`; the paper's section 6, Table 5).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
@@ -39,20 +39,6 @@ class TransferTable:
         """The metric of each cell in [0, 1]: one row per source, one column per target."""
         rows = [[self.evaluations[source, target].value for target in self.targets] for source in self.sources]
         return pd.DataFrame(rows, index=pd.Index(self.sources, name=self.rows), columns=pd.Index(self.targets, name="task"))
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """One record per cell: its source, and the evaluation with every example's outcome; `from_json` reads it back."""
-        key = self.rows.replace(" ", "_")
-        cells = [(source, target) for source in self.sources for target in self.targets]
-        return [{key: source, **self.evaluations[source, target].to_json()} for source, target in cells]
-
-    @classmethod
-    def from_json(cls, records: Sequence[Mapping[str, Any]]) -> "TransferTable":
-        rows = "adapter" if any("adapter" in record for record in records) else "heads of"
-        key = rows.replace(" ", "_")
-        evaluations = {(record[key], record["task"]): Evaluation.from_json(record) for record in records}
-        sources = tuple(dict.fromkeys(source for source, _ in evaluations))
-        return cls(evaluations, sources, tuple(dict.fromkeys(target for _, target in evaluations)), rows)
 
 
 def effects_on_tasks(
@@ -88,6 +74,6 @@ def effects_on_tasks(
     evaluations = {}
     for source, target in progress(cells, "effects on tasks"):
         found = evaluate(model, tasks[target], edits[source], split=split, token_budget=token_budget)
-        # Two tasks of a family have one name of their own; `to_json` tells columns apart by this one.
+        # Two tasks of a family have one name of their own; this one is the column's.
         evaluations[source, target] = replace(found, task=target)
     return TransferTable(evaluations, tuple(edits), tuple(tasks), "adapter")

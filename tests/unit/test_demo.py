@@ -8,6 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+from lofit_lens import HeadScores, load_result
+from lofit_lens.analysis import TransferTable
+
 SCRIPT = """
 import signal
 import sys
@@ -46,20 +49,19 @@ def test_killed_and_started_again_equals_uninterrupted(tmp_path):
     assert again.stdout.count("done before") >= len(kept)
     assert [run.parent.name for run in finished_runs(killed)] == [run.parent.name for run in finished_runs(whole)]
     assert kept.items() <= {run.parent.name: run.stat().st_mtime_ns for run in finished_runs(killed)}.items()
-    for name in ("transfer.json", "heads.json"):
-        assert json.loads((killed / name).read_text()) == json.loads((whole / name).read_text())
+    for name in ("transfer", "kinship", "counterfactual", "truth"):
+        assert (killed / f"data/{name}.json").read_text() == (whole / f"data/{name}.json").read_text()
 
 
 def test_what_it_writes(tmp_path):
     done = subprocess.run([*COMMAND, str(tmp_path)], check=True, capture_output=True, text=True, env=ENVIRONMENT)
     tasks = ["kinship", "counterfactual", "truth"]
-    cells = json.loads((tmp_path / "transfer.json").read_text())
-    assert {(cell["heads_of"], cell["task"]) for cell in cells} == {(s, t) for s in ["base", *tasks, "random"] for t in tasks}
-    heads = json.loads((tmp_path / "heads.json").read_text())
-    assert list(heads) == tasks
+    table = load_result(tmp_path / "data/transfer.json", TransferTable)
+    assert set(table.evaluations) == {(s, t) for s in ["base", *tasks, "random"] for t in tasks}
     for task in tasks:
         adapter = json.loads((tmp_path / "adapters" / task / "lofit_config.json").read_text())
-        assert adapter["heads"] == heads[task]["selected"]
+        scores = load_result(tmp_path / f"data/{task}.json", HeadScores)
+        assert adapter["heads"] == [list(head) for head in scores.top(0.1)]
         assert f"{task}: 1 heads selected" in done.stdout
     for figure in ("heads.html", "transfer.html"):
         page = (tmp_path / figure).read_text()

@@ -12,7 +12,7 @@ ROOT = Path(lofit_lens.__file__).parent
 
 #: Every module, lowest level first. A module imports from lower levels only.
 LEVELS = (
-    {"files", "heads", "layout", "lens", "losses", "plots.template", "progress", "statistics", "tasks.base", "tiny"}
+    {"files", "heads", "layout", "lens", "losses", "plain", "plots.template", "progress", "statistics", "tasks.base", "tiny"}
     | {"vocabulary"},
     {"adapters", "batches", "caches", "embedded", "patching", "tasks.sources", "tasks.world"},
     {"outcomes", "packing", "tasks.data"},
@@ -35,8 +35,8 @@ LEVELS = (
     {"analysis"}
     | {f"plots.{result}" for result in ("doses", "geometry", "heads", "mixtures", "overlap", "reading", "sweeps", "transfer")}
     | {"plots.tokens"},
-    {"plots", "rendering"},
-    {"lofit_lens", "demo"},
+    {"plots", "rendering", "results"},
+    {"lofit_lens", "demo", "recipes"},
     {"cli"},
     {"__main__"},
 )
@@ -45,7 +45,7 @@ LEVELS = (
 GATES = {
     "transformer_lens": ("caches", "models", "patching"),
     "datasets": ("tasks",),
-    "plotly": ("plots", "rendering", "report"),
+    "plotly": ("plots", "recipes", "rendering", "report"),
     "circuitsvis": ("plots", "report"),
     "lm_eval": ("harness",),
     "peft": ("interventions.lora",),

@@ -11,7 +11,7 @@ from lofit_lens import HeadIntervention, attached, tiny_model
 from lofit_lens.heads import Head, HeadScores
 from lofit_lens.methods.base import Fit
 from lofit_lens.outcomes import Evaluation
-from lofit_lens.store import ADAPTER_FOLDER, RUN_FILE, Run, RunStore, scores_from_json, scores_to_json
+from lofit_lens.store import ADAPTER_FOLDER, RUN_FILE, Run, RunStore
 
 NAN = math.nan
 SETTINGS = {"model": "tiny-llama", "method": {"name": "LoFiT", "k": 0.1, "heads": [[2, 3]]}, "task": "toy", "seed": 0}
@@ -177,9 +177,3 @@ def test_a_run_of_another_base_model_is_refused(store, llama):
     store.put(Run(SETTINGS, FIT, EVALUATION), llama)
     with pytest.raises(ValueError, match="made for 'tiny-llama'"):
         store.get(SETTINGS, tiny_model("llama", seed=1))
-
-
-def test_scores_survive_json_with_layers_without_attention():
-    stored = json.loads(json.dumps(scores_to_json(SCORES), allow_nan=False))
-    assert stored["values"][1] == [None, None]
-    assert scores_from_json(stored).rank() == SCORES.rank() == (Head(0, 1), Head(0, 0))

@@ -1,7 +1,6 @@
 """The table of what happens when one task borrows another's heads, or is judged under another's adapter."""
 
 import dataclasses
-import json
 
 import pytest
 import torch
@@ -37,23 +36,6 @@ def test_the_frame_has_sources_as_rows_and_targets_as_columns():
     assert (frame.index.name, list(frame.index)) == ("heads of", ["truth", "kinship", "random"])
     assert (frame.columns.name, list(frame.columns)) == ("task", ["kinship", "truth"])
     assert frame.to_numpy().tolist() == [[0.25, 1.0], [0.75, 0.5], [0.0, 0.5]]
-
-
-def test_the_records_are_one_for_each_cell_with_whose_heads_and_the_whole_evaluation():
-    records = TABLE.to_json()
-    assert [(record["heads_of"], record["task"], record["value"]) for record in records] == [
-        ("truth", "kinship", 0.25),
-        ("truth", "truth", 1.0),
-        ("kinship", "kinship", 0.75),
-        ("kinship", "truth", 0.5),
-        ("random", "kinship", 0.0),
-        ("random", "truth", 0.5),
-    ]
-    assert {"heads_of": "random", **TABLE.evaluations["random", "truth"].to_json()} == records[-1]
-
-
-def test_a_table_survives_json():
-    assert TransferTable.from_json(json.loads(json.dumps(TABLE.to_json(), allow_nan=False))) == TABLE
 
 
 def test_a_missing_cell_is_named():
@@ -100,8 +82,7 @@ def test_split_and_token_budget_of_effects_reach_the_evaluation(llama, tasks, pa
 def test_effects_say_that_their_rows_are_adapters(llama, tasks):
     table = effects_on_tasks(llama, EDITS, tasks)
     assert table.to_frame().index.name == "adapter"
-    assert [record["adapter"] for record in table.to_json()] == ["base"] * 2 + ["heads"] * 2 + ["shots"] * 2
-    assert TransferTable.from_json(json.loads(json.dumps(table.to_json(), allow_nan=False))) == table
+    assert list(table.to_frame().index) == ["base", "heads", "shots"]
 
 
 @pytest.mark.usefixtures("as_users_run_it")
