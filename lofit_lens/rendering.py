@@ -77,7 +77,9 @@ def save_figure(
     path.parent.mkdir(parents=True, exist_ok=True)
     page = _with_ending(path, "html")
     is_view = isinstance(figure, TokenView)
-    write_text_atomically(page, figure.to_html() if is_view else figure.to_html(include_plotlyjs=True if offline else "cdn"))
+    # The page's only figure, under a name that does not change with every drawing.
+    options: Any = {} if is_view else {"include_plotlyjs": True if offline else "cdn", "div_id": path.name}
+    write_text_atomically(page, figure.to_html(**options))
     written = [page]
     if isinstance(data, pd.DataFrame):
         written.append(_with_ending(path, "csv"))

@@ -1,0 +1,29 @@
+"""Two edits at once, on the way from one to the other, and every edit on every task.
+
+LoFiT's edits (seed 0) of the runs that `figures/saved.py` names, on 100 test examples of each task.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from typing import Any
+
+from figures.saved import TASKS, adapter, model
+from lofit_lens import plots
+from lofit_lens.analysis import effects_on_tasks, mixture
+from lofit_lens.results import Result
+
+PAIRS = tuple(combinations(TASKS, 2))
+
+
+def compute() -> Iterator[tuple[str, Result]]:
+    for a, b in PAIRS:
+        yield f"{a}-{b}", mixture(model(), {name: TASKS[name] for name in (a, b)}, adapter(a), adapter(b))
+    yield "effects", effects_on_tasks(model(), {name: adapter(name) for name in TASKS}, TASKS)
+
+
+def draw(results: Mapping[str, Any]) -> dict[str, Any]:
+    mixed = {
+        f"{a}-{b}": plots.mixture_curves(results[f"{a}-{b}"], names=(a, b), title=f"From {a} to {b}, and both")
+        for a, b in PAIRS
+    }
+    return {**mixed, "effects": plots.transfer_matrix(results["effects"], title="Each edit on each task")}

@@ -1,0 +1,25 @@
+"""What offsets say in vocabulary space: the likeliest tokens of each head's offset, and what it adds to right answers directly.
+
+LoFiT's offsets (seed 0) of the runs that `figures/saved.py` names, through each head's W_O, the final norm and the unembedding;
+direct attribution on the 100 test examples. The figures show the eight heads with the largest scaling.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from figures.saved import TASKS, adapter, best_heads, model
+from lofit_lens import plots
+from lofit_lens.analysis import attribute_offsets, read_offsets
+from lofit_lens.results import Result
+
+SHOWN = 8
+
+
+def compute() -> Iterator[tuple[str, Result]]:
+    for name, task in TASKS.items():
+        yield name, read_offsets(model(), adapter(name).restrict(best_heads(name, SHOWN)))
+        yield f"{name}-attribution", attribute_offsets(model(), task, adapter(name))
+
+
+def draw(results: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: plots.offset_tokens(results[name], k=8, title=f"Likeliest tokens of {name}'s offsets") for name in TASKS}
