@@ -57,7 +57,8 @@ def cosine_distribution(
     )  # fmt: skip
     for row, (panel, bar) in enumerate(zip(panels, bars, strict=True), start=1):
         density = go.Scatter(
-            x=GRID, y=null.pdf(GRID), mode="lines", line={"color": SELECTED, "width": 2, "simplify": False}, name="random directions, exact",
+            x=GRID, y=null.pdf(GRID), mode="lines", line={"color": SELECTED, "width": 2, "simplify": False},
+            name="random directions, exact",
             hovertemplate="random directions<br>density %{y:.3g} at cosine %{x:.2f}<extra></extra>",
         )  # fmt: skip
         for trace in (bar, _rug(panel, -0.08 * top), density):
