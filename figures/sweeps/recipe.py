@@ -1,0 +1,37 @@
+"""How many heads LoFiT needs, and how many training examples: the metric on 100 test examples of three tasks, two seeds.
+
+The fits are those of `study.py` beside this file and of `figures/methods`.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from figures.saved import SEEDS, TASKS, model
+from figures.sweeps.study import places, saved
+from lofit_lens import plots
+from lofit_lens.analysis import sweep
+from lofit_lens.results import Result
+
+#: For each sweep, the label of its axis, and what its places are multiplied by there.
+QUANTITIES = {"heads": ("heads (% of all)", 100), "examples": ("training examples", 1)}
+
+
+def compute() -> Iterator[tuple[str, Result]]:
+    for kind, (quantity, factor) in QUANTITIES.items():
+        for name, task in TASKS.items():
+            edits = {factor * x: [saved(name, kind, x, seed) for seed in SEEDS] for x in places(name, kind)}
+            yield f"{kind}-{name}", sweep(model(), task, edits, quantity=quantity)
+
+
+def draw(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Tasks of one metric share a figure."""
+    figures = {}
+    for kind in QUANTITIES:
+        of_metric: dict[str, dict[str, Any]] = {}
+        for name in TASKS:
+            found = results[f"{kind}-{name}"]
+            metric = next(iter(found.evaluations.values()))[0].metric
+            of_metric.setdefault(metric, {})[name] = found
+        for metric, sweeps in of_metric.items():
+            figures[f"{kind}-{metric}"] = plots.sweep_curves(sweeps, title=f"By {QUANTITIES[kind][0]}")
+    return figures

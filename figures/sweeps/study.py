@@ -1,0 +1,85 @@
+"""LoFiT with more or fewer heads, and with more or fewer training examples: the fits that this folder's figures evaluate.
+
+SmolLM2-135M-Instruct (dequantised, float32), seeds 0 and 1, offset learning rates as `figures/methods` picked them on the
+validation split, at 10 % of heads and 100 examples. Of heads: 1, 3, 20 and 50 % of all 270 by the first step of those runs,
+which have the 10 % themselves. Of examples: both steps anew, passing over the examples as often as makes about 500 (the 1,000
+once; Truth has no more than 801), so that it is examples that differ and not how long is trained.
+
+    python -m figures.sweeps.study                  # run what is missing
+    python -m figures.sweeps.study truth examples   # only this task, and only this sweep; several can run side by side
+"""
+
+import itertools
+import json
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import lofit_lens as ll
+from figures.saved import METHODS, SEEDS, SIZES, TASKS, adapter, model, scores
+from figures.studies import LOFIT, known
+
+ADAPTERS = Path(__file__).parent / "adapters"
+#: Of all heads.
+SHARES = (0.01, 0.03, 0.1, 0.2, 0.5)
+#: Training examples, and how often they are passed over.
+EPOCHS = {20: 25, 50: 10, 100: 5, 300: 2, 800: 1, 1000: 1}
+LARGEST = {"kinship": 1000, "counterfactual": 1000, "truth": 800}
+SWEEPS = ("heads", "examples")
+#: What `figures/methods` has fitted.
+SHARE_THERE, EXAMPLES_THERE = 0.1, 100
+
+
+def places(task_name: str, sweep: str) -> tuple[float, ...]:
+    """Where that sweep of the task has fits."""
+    return SHARES if sweep == "heads" else (20, 50, 100, 300, LARGEST[task_name])
+
+
+def offset_rate(task_name: str) -> float:
+    cell = json.loads((METHODS / f"{task_name}-LoFiT-seed0.json").read_text())
+    return cell["trials"][cell["chosen"]]["settings"]["offset_lr"]
+
+
+def folder_of(task_name: str, sweep: str, x: float, seed: int) -> Path:
+    return ADAPTERS / f"{task_name}-{sweep}-{x:g}-seed{seed}"
+
+
+def saved(task_name: str, sweep: str, x: float, seed: int) -> ll.HeadIntervention:
+    """The adapter of that place in a sweep.
+
+    Raises:
+        FileNotFoundError: it has not been fitted.
+    """
+    if (sweep, x) in (("heads", SHARE_THERE), ("examples", EXAMPLES_THERE)):
+        return adapter(task_name, seed)
+    return ll.HeadIntervention.load(folder_of(task_name, sweep, x, seed), model())
+
+
+def fit(task_name: str, sweep: str, x: float, seed: int) -> None:
+    lofit = replace(LOFIT, offset_lr=offset_rate(task_name))
+    if sweep == "heads":
+        task, method = TASKS[task_name], replace(lofit, heads=scores(task_name, seed).top(x))
+    else:
+        family = type(TASKS[task_name])
+        task = family(**SIZES | {"n_train": int(x)})
+        method = replace(lofit, scale_epochs=EPOCHS[int(x)], offset_epochs=EPOCHS[int(x)])
+    method.fit(model(), task, seed=seed).intervention.save(folder_of(task_name, sweep, x, seed), model())
+    logging.info("%s is done", folder_of(task_name, sweep, x, seed).name)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    words = known(sys.argv[1:], SWEEPS, TASKS)
+    sweeps = [sweep for sweep in SWEEPS if sweep in words] or SWEEPS
+    task_names = [name for name in TASKS if name in words] or TASKS
+    for sweep, task_name in itertools.product(sweeps, task_names):
+        for x, seed in itertools.product(places(task_name, sweep), SEEDS):
+            try:
+                saved(task_name, sweep, x, seed)
+            except FileNotFoundError:
+                fit(task_name, sweep, x, seed)
+
+
+if __name__ == "__main__":
+    main()
