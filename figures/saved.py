@@ -19,7 +19,8 @@ SEEDS = (0, 1)
 K = 27
 #: Query heads that read the same keys and values.
 HEADS_PER_KV = 3
-SIZES = {"n_train": 100, "n_val": 50, "n_test": 100}
+#: Small, so that all analyses of these runs take minutes.
+SIZES = {"n_train": 100, "n_val": 20, "n_test": 50}
 TASKS: dict[str, Task] = {
     "kinship": ll.tasks.Kinship(**SIZES),
     "counterfactual": ll.tasks.Counterfactual(**SIZES),

@@ -1,6 +1,6 @@
 """What each head's edit contributes: how much the right answers' loss rises when one head alone is left out.
 
-LoFiT's edits (seed 0) of the runs that `figures/saved.py` names, on 50 validation examples; nats an answer.
+LoFiT's edits (seed 0) of the runs that `figures/saved.py` names, on 20 validation examples; nats an answer.
 """
 
 from collections.abc import Iterator, Mapping

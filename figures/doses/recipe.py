@@ -1,6 +1,6 @@
 """What an edit gains and what it costs at every strength, from pushing the other way to twice its own.
 
-LoFiT's edits (seed 0) of the runs that `figures/saved.py` names, on 100 test examples; the cost on 50 ARC-Challenge questions
+LoFiT's edits (seed 0) of the runs that `figures/saved.py` names, on 50 test examples; the cost on 20 ARC-Challenge questions
 with their answers, text that none of the tasks has (`LOFIT_LENS_DATA`, or `lofit-lens download arc_challenge`).
 """
 
@@ -13,11 +13,13 @@ from lofit_lens.analysis import dose_response
 from lofit_lens.results import Result
 from lofit_lens.tasks import ARCChallenge, texts_of
 
+DOSES = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
+
 
 def compute() -> Iterator[tuple[str, Result]]:
-    texts = texts_of(ARCChallenge(), 50)
+    texts = texts_of(ARCChallenge(), 20)
     for name, task in TASKS.items():
-        yield name, dose_response(model(), task, adapter(name), texts=texts)
+        yield name, dose_response(model(), task, adapter(name), DOSES, texts=texts)
 
 
 def draw(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Two edits at once, on the way from one to the other, and every edit on every task.
 
-LoFiT's edits (seed 0) of the runs that `figures/saved.py` names, on 100 test examples of each task.
+LoFiT's edits (seed 0) of the runs that `figures/saved.py` names, on 50 test examples of each task.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,12 +12,13 @@ from lofit_lens import plots
 from lofit_lens.analysis import effects_on_tasks, mixture
 from lofit_lens.results import Result
 
+WEIGHTS = ((0.0, 0.0), (1.0, 0.0), (0.5, 0.5), (0.0, 1.0), (1.0, 1.0))
 PAIRS = tuple(combinations(TASKS, 2))
 
 
 def compute() -> Iterator[tuple[str, Result]]:
     for a, b in PAIRS:
-        yield f"{a}-{b}", mixture(model(), {name: TASKS[name] for name in (a, b)}, adapter(a), adapter(b))
+        yield f"{a}-{b}", mixture(model(), {name: TASKS[name] for name in (a, b)}, adapter(a), adapter(b), WEIGHTS)
     yield "effects", effects_on_tasks(model(), {name: adapter(name) for name in TASKS}, TASKS)
 
 

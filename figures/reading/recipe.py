@@ -1,7 +1,7 @@
 """What offsets say in vocabulary space: the likeliest tokens of each head's offset, and what it adds to right answers directly.
 
 LoFiT's offsets (seed 0) of the runs that `figures/saved.py` names, through each head's W_O, the final norm and the unembedding;
-direct attribution on the 100 test examples. The figures show the eight heads with the largest scaling.
+direct attribution on 50 test examples. The figures show the eight heads with the largest scaling.
 """
 
 from collections.abc import Iterator, Mapping

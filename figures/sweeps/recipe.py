@@ -1,15 +1,15 @@
-"""How many heads LoFiT needs, and how many training examples: the metric on 100 test examples of three tasks, two seeds.
+"""How many heads LoFiT needs, and how many training examples: the metric on 200 test examples of three tasks, two seeds.
 
-The fits are those of `study.py` beside this file and of `figures/methods`.
+The runs are those of `study.py` beside this file and of `figures/methods`; no model is needed.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from figures.saved import SEEDS, TASKS, model
-from figures.sweeps.study import places, saved
+from figures.saved import SEEDS, TASKS
+from figures.sweeps.study import evaluation, places
 from lofit_lens import plots
-from lofit_lens.analysis import sweep
+from lofit_lens.analysis import Sweep
 from lofit_lens.results import Result
 
 #: For each sweep, the label of its axis, and what its places are multiplied by there.
@@ -18,9 +18,9 @@ QUANTITIES = {"heads": ("heads (% of all)", 100), "examples": ("training example
 
 def compute() -> Iterator[tuple[str, Result]]:
     for kind, (quantity, factor) in QUANTITIES.items():
-        for name, task in TASKS.items():
-            edits = {factor * x: [saved(name, kind, x, seed) for seed in SEEDS] for x in places(name, kind)}
-            yield f"{kind}-{name}", sweep(model(), task, edits, quantity=quantity)
+        for name in TASKS:
+            runs = {factor * x: tuple(evaluation(name, kind, x, seed) for seed in SEEDS) for x in places(name, kind)}
+            yield f"{kind}-{name}", Sweep(quantity, runs)
 
 
 def draw(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,18 +15,21 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lofit_lens as ll
-from figures.saved import METHODS, SEEDS, SIZES, TASKS, adapter, model, scores
-from figures.studies import LOFIT, known
+from figures.saved import METHODS, SEEDS, model, scores
+from figures.studies import LOFIT, SIZES, known
+from figures.studies import TASKS as ALL_TASKS
 
-ADAPTERS = Path(__file__).parent / "adapters"
+RESULTS = Path(__file__).parent / "results"
 #: Of all heads.
 SHARES = (0.01, 0.03, 0.1, 0.2, 0.5)
 #: Training examples, and how often they are passed over.
 EPOCHS = {20: 25, 50: 10, 100: 5, 300: 2, 800: 1, 1000: 1}
 LARGEST = {"kinship": 1000, "counterfactual": 1000, "truth": 800}
 SWEEPS = ("heads", "examples")
+TASKS = {name: ALL_TASKS[name] for name in LARGEST}
 #: What `figures/methods` has fitted.
 SHARE_THERE, EXAMPLES_THERE = 0.1, 100
 
@@ -36,36 +39,40 @@ def places(task_name: str, sweep: str) -> tuple[float, ...]:
     return SHARES if sweep == "heads" else (20, 50, 100, 300, LARGEST[task_name])
 
 
-def offset_rate(task_name: str) -> float:
-    cell = json.loads((METHODS / f"{task_name}-LoFiT-seed0.json").read_text())
-    return cell["trials"][cell["chosen"]]["settings"]["offset_lr"]
+def evaluation(task_name: str, sweep: str, x: float, seed: int) -> ll.Evaluation:
+    """On 200 test examples, of what was fitted there.
+
+    Raises:
+        FileNotFoundError: nothing has been.
+    """
+    if (sweep, x) in (("heads", SHARE_THERE), ("examples", EXAMPLES_THERE)):
+        return ll.Evaluation.from_json(lofit_cell(task_name, seed)["test"])
+    return ll.load_result(folder_of(task_name, sweep, x, seed) / "evaluation.json", ll.Evaluation)
+
+
+def lofit_cell(task_name: str, seed: int) -> dict[str, Any]:
+    """Of `figures/methods`."""
+    return json.loads((METHODS / f"{task_name}-LoFiT-seed{seed}.json").read_text())
 
 
 def folder_of(task_name: str, sweep: str, x: float, seed: int) -> Path:
-    return ADAPTERS / f"{task_name}-{sweep}-{x:g}-seed{seed}"
+    return RESULTS / f"{task_name}-{sweep}-{x:g}-seed{seed}"
 
 
-def saved(task_name: str, sweep: str, x: float, seed: int) -> ll.HeadIntervention:
-    """The adapter of that place in a sweep.
-
-    Raises:
-        FileNotFoundError: it has not been fitted.
-    """
-    if (sweep, x) in (("heads", SHARE_THERE), ("examples", EXAMPLES_THERE)):
-        return adapter(task_name, seed)
-    return ll.HeadIntervention.load(folder_of(task_name, sweep, x, seed), model())
-
-
-def fit(task_name: str, sweep: str, x: float, seed: int) -> None:
-    lofit = replace(LOFIT, offset_lr=offset_rate(task_name))
+def run(task_name: str, sweep: str, x: float, seed: int) -> None:
+    cell = lofit_cell(task_name, 0)
+    method = replace(LOFIT, offset_lr=cell["trials"][cell["chosen"]]["settings"]["offset_lr"])
+    task = TASKS[task_name]
     if sweep == "heads":
-        task, method = TASKS[task_name], replace(lofit, heads=scores(task_name, seed).top(x))
+        method = replace(method, heads=scores(task_name, seed).top(x))
     else:
-        family = type(TASKS[task_name])
-        task = family(**SIZES | {"n_train": int(x)})
-        method = replace(lofit, scale_epochs=EPOCHS[int(x)], offset_epochs=EPOCHS[int(x)])
-    method.fit(model(), task, seed=seed).intervention.save(folder_of(task_name, sweep, x, seed), model())
-    logging.info("%s is done", folder_of(task_name, sweep, x, seed).name)
+        task = type(task)(**SIZES | {"n_train": int(x)})
+        method = replace(method, scale_epochs=EPOCHS[int(x)], offset_epochs=EPOCHS[int(x)])
+    folder = folder_of(task_name, sweep, x, seed)
+    adapter = method.fit(model(), task, seed=seed).intervention
+    adapter.save(folder, model(), overwrite=True)
+    ll.save_result(ll.evaluate(model(), task, adapter), folder / "evaluation.json")
+    logging.info("%s is done", folder.name)
 
 
 def main() -> None:
@@ -76,9 +83,9 @@ def main() -> None:
     for sweep, task_name in itertools.product(sweeps, task_names):
         for x, seed in itertools.product(places(task_name, sweep), SEEDS):
             try:
-                saved(task_name, sweep, x, seed)
+                evaluation(task_name, sweep, x, seed)
             except FileNotFoundError:
-                fit(task_name, sweep, x, seed)
+                run(task_name, sweep, x, seed)
 
 
 if __name__ == "__main__":
