@@ -1,7 +1,6 @@
 """Where learned offsets point: their cosines with other directions, and one head's offset in the plane with ITI's edit."""
 
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from lofit_lens.analysis.geometry import SPACES, OffsetGeometry, Space, cosine_null
 from lofit_lens.analysis.plane import OffsetPlane
-from lofit_lens.plots.template import COMPARED, LEARNED, RIGHT, SELECTED, TEMPLATE, WRONG
+from lofit_lens.plots.template import COMPARED, LEARNED, RIGHT, SELECTED, TEMPLATE, WRONG, markup
 
 BINS = np.linspace(-1, 1, 41)
 #: The two ends are left out: in two dimensions, the density is infinite there.
@@ -51,7 +50,7 @@ def cosine_distribution(
     figure = make_subplots(
         len(panels), 1, shared_xaxes=True, vertical_spacing=0.3 / len(panels),
         subplot_titles=[
-            f"{escape(direction)}: {count} outside {CHANCE_SHARE:.0%} of random directions"
+            f"{markup(direction)}: {count} outside {CHANCE_SHARE:.0%} of random directions"
             for direction, count in zip(drawn, outside, strict=True)
         ],
     )  # fmt: skip
@@ -70,6 +69,7 @@ def cosine_distribution(
     figure.update_xaxes(title_text=f"cosine of the offset with the direction ({space})", row=len(panels))
     # Said, because a range that axes share is found from the first panel alone.
     figure.update_yaxes(title_text="density<br>(1 / cosine)", matches="y", range=[-0.16 * top, 1.05 * top])
+    figure.update_yaxes(matches=None, row=1)  # which the others match
     figure.update_layout(
         template=TEMPLATE, title_text=title, bargap=0, width=680, height=130 * len(panels) + 190, margin_b=100,
         legend={"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom", "x": 0.5, "xanchor": "center"},
@@ -153,5 +153,5 @@ def _arrow(end: list[float], name: str, colour: str) -> go.Scatter:
 
 def _hover_text(prompt: str, answer: str) -> str:
     """The end of the prompt and the answer in bold, on a line each; what a hover text would take for mark-up is escaped."""
-    question, answer = (escape(" ".join(text.split())) for text in (prompt[-PROMPT_SHOWN:], answer))
+    question, answer = (markup(" ".join(text.split())) for text in (prompt[-PROMPT_SHOWN:], answer))
     return f"{question}<br><b>{answer}</b>"

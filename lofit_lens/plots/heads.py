@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lofit_lens.heads import Head, HeadScores, checked_heads
-from lofit_lens.plots.template import DIVERGING, LINES, MUTED, SELECTED, SEQUENTIAL, TEMPLATE, line_styles
+from lofit_lens.plots.template import DIVERGING, LINES, MUTED, SELECTED, SEQUENTIAL, TEMPLATE, line_styles, markup
 
 
 def head_heatmap(
@@ -55,7 +55,7 @@ def head_heatmaps(
             raise ValueError(f"heads to outline in a panel {name!r} that is not drawn; panels are {list(scores)}")
         if heads:
             checked_heads(heads, n_layers, n_heads)
-    figure = make_subplots(1, len(scores), subplot_titles=list(scores), shared_yaxes=True, horizontal_spacing=0.04)
+    figure = make_subplots(1, len(scores), subplot_titles=[*map(markup, scores)], shared_yaxes=True, horizontal_spacing=0.04)
     for column, (name, panel) in enumerate(scores.items(), start=1):
         outlined = outlines.get(name, set())
         figure.add_trace(_heatmap(panel, outlined, heads_per_kv), row=1, col=column)
@@ -69,7 +69,7 @@ def head_heatmaps(
     figure.update_xaxes(title_text="Head", tickmode="array", tickvals=list(range(0, n_heads, max(1, n_heads // 8))))
     figure.update_yaxes(range=[n_layers - 0.5, -0.5])
     figure.update_yaxes(title_text="Layer", row=1, col=1)
-    colorbar = {"title": {"text": quantity, "side": "right"}, "thickness": 14}
+    colorbar = {"title": {"text": markup(quantity), "side": "right"}, "thickness": 14}
     figure.update_layout(
         template=TEMPLATE,
         title_text=title,
@@ -125,13 +125,14 @@ def layer_histogram(selected: Mapping[str, Iterable[tuple[int, int]]], n_layers:
     beyond = {layer for of_layer in counts.values() for layer in of_layer if not 0 <= layer < n_layers}
     if beyond:
         raise ValueError(f"got heads in the layers {sorted(beyond)}; wanted layers 0 to {n_layers - 1}")
-    figure = make_subplots(len(counts), 1, shared_xaxes=True, subplot_titles=list(counts), vertical_spacing=0.12)
+    names, spacing = [markup(name) for name in counts], min(0.12, 0.36 / len(counts))
+    figure = make_subplots(len(counts), 1, shared_xaxes=True, subplot_titles=names, vertical_spacing=spacing)
     layers = list(range(n_layers))
     for row, (name, of_layer) in enumerate(counts.items(), start=1):
         bars = go.Bar(
             x=layers,
             y=[of_layer[layer] for layer in layers],
-            name=name,
+            name=markup(name),
             marker_color=LINES[(row - 1) % len(LINES)][0],
             hovertemplate="layer %{x}: %{y} heads<extra>%{fullData.name}</extra>",
         )
@@ -169,7 +170,7 @@ def cumulative_scores(scores: Mapping[str, HeadScores], *, title: str = "") -> g
             go.Scatter(
                 x=list(range(len(values) + 1)),
                 y=[math.fsum(values[:k]) / total for k in range(len(values) + 1)],
-                name=name,
+                name=markup(name),
                 mode="lines",
                 line=looks[name]["line"],
                 text=["none", *(head.label for head in ranked)],

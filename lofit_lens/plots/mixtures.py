@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from lofit_lens.analysis.mixtures import Mixture
-from lofit_lens.plots.template import LEGEND_BELOW, NARROW, REFERENCE, TEMPLATE, error_bars, line_styles
+from lofit_lens.plots.template import LEGEND_BELOW, NARROW, REFERENCE, TEMPLATE, error_bars, line_styles, markup
 
 #: In units of weight: how far apart sums stand that are not on the line; and tasks, so that none hides another's interval.
 _STEP, _SHIFT = 0.45, 0.03
@@ -22,6 +22,7 @@ def mixture_curves(found: Mixture, *, names: tuple[str, str] = ("a", "b"), title
     Raises:
         ValueError: more tasks than lines that can be told apart.
     """
+    names = (markup(names[0]), markup(names[1]))
     on_line = sorted((pair for pair in found.weights if _is_on_line(pair)), key=lambda pair: pair[1])
     others = [pair for pair in found.weights if not _is_on_line(pair)]
     end = on_line[-1][1] if on_line else 0.0
@@ -58,15 +59,15 @@ def _points(
 ) -> go.Scatter:
     rows = [found.evaluations[pair, task].to_row() for pair in pairs]
     values, lows, highs = ([row[column] for row in rows] for column in ("value", "low", "high"))
-    metric = rows[0]["metric"]
+    metric, shown = rows[0]["metric"], markup(task)
     return go.Scatter(
         y=values,
         error_y=error_bars(values, lows, highs),
         customdata=[[labels[pair], row["low"], row["high"], row["n"]] for pair, row in zip(pairs, rows, strict=True)],
-        name=f"{task} ({metric})",
+        name=f"{shown} ({metric})",
         legendgroup=task,
         hovertemplate=(
-            f"{task} under %{{customdata[0]}}<br>{metric} %{{y:.3f}} (n = %{{customdata[3]}})<br>"
+            f"{shown} under %{{customdata[0]}}<br>{metric} %{{y:.3f}} (n = %{{customdata[3]}})<br>"
             "[%{customdata[1]:.3f}, %{customdata[2]:.3f}]<extra></extra>"
         ),
     )

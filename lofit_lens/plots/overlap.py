@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lofit_lens.analysis.overlap import HeadOverlap, Measure, intersections
-from lofit_lens.plots.template import DIVERGING, INK, MUTED, SEQUENTIAL, TEMPLATE
+from lofit_lens.plots.template import DIVERGING, INK, MUTED, SEQUENTIAL, TEMPLATE, markup
 
 #: What a colour bar says, and the range that its colours span (None: that of the values).
 _MEASURES: dict[Measure, tuple[str, tuple[float, float] | None]] = {
@@ -41,8 +41,8 @@ def overlap_matrix(overlap: HeadOverlap, measure: Measure = "overlap", *, title:
     figure = go.Figure(
         go.Heatmap(
             z=[[None if math.isnan(value) else value for value in row] for row in values.to_numpy().tolist()],
-            x=names,
-            y=names,
+            x=[markup(name) for name in names],
+            y=[markup(name) for name in names],
             text=marked,
             texttemplate="%{text}",
             customdata=hover,
@@ -81,7 +81,7 @@ def shared_heads(sets: Mapping[str, Iterable[tuple[int, int]]], *, title: str = 
     Raises:
         ValueError: no heads at all.
     """
-    given = {name: tuple(heads) for name, heads in sets.items()}
+    given = {markup(name): tuple(heads) for name, heads in sets.items()}
     table = intersections(given)
     if table.empty:
         raise ValueError("got no heads to draw; wanted at least one set with at least one head")

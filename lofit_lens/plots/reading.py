@@ -1,11 +1,9 @@
 """What offsets say: a row of tokens for each head."""
 
-import html
-
 import plotly.graph_objects as go
 
 from lofit_lens.analysis.reading import Lens, OffsetReading, Side
-from lofit_lens.plots.template import SEQUENTIAL, TEMPLATE
+from lofit_lens.plots.template import SEQUENTIAL, TEMPLATE, markup
 
 #: Characters of a token that fit a cell; the hover text has all of them.
 CELL = 10
@@ -37,7 +35,7 @@ def offset_tokens(
             text=[[_cell(read.token) for read in row] for row in rows.values()],
             texttemplate="%{text}",
             textfont={"size": 12},
-            customdata=[[[_markup(read.token), read.logit] for read in row] for row in rows.values()],
+            customdata=[[[markup(read.token), read.logit] for read in row] for row in rows.values()],
             hovertemplate=(
                 "%{y}, rank %{x}<br>%{customdata[0]}<br>logit %{customdata[1]:.3f}<br>probability %{z:.3g}<extra></extra>"
             ),
@@ -59,9 +57,4 @@ def offset_tokens(
 
 
 def _cell(token: str) -> str:
-    return _markup(token if len(token) <= CELL else token[: CELL - 1] + "\N{HORIZONTAL ELLIPSIS}")
-
-
-def _markup(token: str) -> str:
-    """Plotly takes `<` for a tag and `$` for a formula."""
-    return html.escape(token, quote=False).replace("$", "&#36;")
+    return markup(token if len(token) <= CELL else token[: CELL - 1] + "\N{HORIZONTAL ELLIPSIS}")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from lofit_lens.analysis.sweeps import Sweep
-from lofit_lens.plots.template import LEGEND_BELOW, NARROW, TEMPLATE, error_bars, line_styles
+from lofit_lens.plots.template import LEGEND_BELOW, NARROW, TEMPLATE, error_bars, line_styles, markup
 
 #: How far apart lines stand at one x, as a share of the axis, so that none hides another's interval.
 _SHIFT = 0.015
@@ -32,7 +32,7 @@ def sweep_curves(sweeps: Mapping[str, Sweep], *, title: str = "") -> go.Figure:
         share = _SHIFT * (i - (len(sweeps) - 1) / 2)
         places = {x: _moved(x, share, xs, is_log=is_log) for x in xs}
         figure.add_traces(_traces(name, sweeps[name], places, style))
-    figure.update_xaxes(title_text=quantity, type="log" if is_log else "linear")
+    figure.update_xaxes(title_text=markup(quantity), type="log" if is_log else "linear")
     figure.update_xaxes(tickmode="array", tickvals=xs, ticktext=[f"{x:g}" for x in xs])
     figure.update_yaxes(title_text=f"{metric} (0 to 1)")
     figure.update_layout(template=TEMPLATE, title_text=title, width=NARROW, height=340, legend=LEGEND_BELOW)
@@ -48,17 +48,18 @@ def _moved(x: float, share: float, xs: Sequence[float], *, is_log: bool) -> floa
 
 def _traces(name: str, found: Sweep, places: Mapping[float, float], style: dict[str, dict[str, object]]) -> list[go.Scatter]:
     means, runs = found.summary(), found.to_frame()
+    shown, quantity = markup(name), markup(found.quantity)
     values, lows, highs = (means[column].tolist() for column in ("value", "low", "high"))
     of_means = go.Scatter(
         x=[places[x] for x in means["x"]],
         y=values,
         error_y=error_bars(values, lows, highs),
         customdata=means[["x", "low", "high", "n_runs", "n"]].to_numpy().tolist(),
-        name=name,
+        name=shown,
         legendgroup=name,
         mode="lines+markers",
         hovertemplate=(
-            f"{name}, {found.quantity} %{{customdata[0]}}<br>"
+            f"{shown}, {quantity} %{{customdata[0]}}<br>"
             "mean of %{customdata[3]} runs %{y:.3f} (n = %{customdata[4]})<br>"
             "[%{customdata[1]:.3f}, %{customdata[2]:.3f}]<extra></extra>"
         ),
@@ -68,11 +69,11 @@ def _traces(name: str, found: Sweep, places: Mapping[float, float], style: dict[
         x=[places[x] for x in runs["x"]],
         y=runs["value"].tolist(),
         customdata=runs[["x", "run"]].to_numpy().tolist(),
-        name=name,
+        name=shown,
         legendgroup=name,
         showlegend=False,
         mode="markers",
-        hovertemplate=f"{name}, {found.quantity} %{{customdata[0]}}<br>run %{{customdata[1]}} %{{y:.3f}}<extra></extra>",
+        hovertemplate=f"{shown}, {quantity} %{{customdata[0]}}<br>run %{{customdata[1]}} %{{y:.3f}}<extra></extra>",
         marker={**style["marker"], "symbol": f"{style['marker']['symbol']}-open", "size": 6},
     )
     return [of_means, of_runs]

@@ -1,5 +1,6 @@
 """The look of every figure, applied to each figure alone and never globally."""
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +57,11 @@ TEMPLATE = go.layout.Template(
         "yaxis": AXIS,
     }
 )
+
+
+def markup(text: str) -> str:
+    """A text from data as Plotly shows it literally: it takes `<` for a tag, `&` for a character and `$` for a formula."""
+    return html.escape(text, quote=False).replace("$", "&#36;")
 
 
 def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -9,8 +9,11 @@ from circuitsvis import attention, tokens
 
 from lofit_lens.analysis.token_effects import AttentionPatterns, TokenEffects
 
-#: Stands for "<" until the page is written: no token can end a script in it, or begin a tag.
+#: Stands for "<" until the page is written: no token can end a script in it.
 _LESS_THAN = "\ue000"
+#: Takes no room. CircuitsVis sets tokens as HTML in some places and as plain text in others: with this behind them, "<" begins
+#: no tag and "&" no character, and both are shown as they are in either.
+_JOINER = "\u2060"
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,14 @@ class TokenView:
     Args:
         html: with all of its code.
         title: of the page, if it is kept as one.
+        element: of CircuitsVis, that is drawn.
+        properties: of the element, as JSON: for a page with several views, which needs the code once (`circuitsvis_code`).
     """
 
     html: str
     title: str = ""
+    element: str = ""
+    properties: str = ""
 
     def _repr_html_(self) -> str:
         return self.html
@@ -53,9 +60,22 @@ def attention_view(patterns: AttentionPatterns, *, title: str = "") -> TokenView
 
 
 def _safe(labels: tuple[str, ...]) -> list[str]:
-    return [label.replace("<", _LESS_THAN) for label in labels]
+    return [label.replace("<", _LESS_THAN + _JOINER).replace("&", "&" + _JOINER) for label in labels]
+
+
+def circuitsvis_code() -> str:
+    """What a page needs once; then `CircuitsVis.render(id, CircuitsVis[element], properties)` draws a view in it."""
+    return _split(tokens.colored_tokens([], []).local_src)[0]
 
 
 def _view(rendered: Any, title: str) -> TokenView:
     # In the page's script both are escapes within a string, and mean the same character to it.
-    return TokenView(rendered.local_src.replace("\\ue000", "\\u003c"), title)
+    source = rendered.local_src.replace("\\ue000", "\\u003c")
+    return TokenView(source, title, *_split(source)[1:])
+
+
+def _split(source: str) -> tuple[str, str, str]:
+    """The code, the element and its properties. No string of JSON has a line break, so the call's are not within one."""
+    code, _, call = source.partition("<script")[2].partition(">")[2].rpartition("\n    CircuitsVis.render(\n")
+    _, element, properties = (line.strip() for line in call.split("\n")[:3])
+    return code.strip(), element.removeprefix("CircuitsVis.").rstrip(","), properties

@@ -3,7 +3,7 @@
 import plotly.graph_objects as go
 
 from lofit_lens.analysis.transfer import TransferTable
-from lofit_lens.plots.template import SEQUENTIAL, TEMPLATE
+from lofit_lens.plots.template import SEQUENTIAL, TEMPLATE, markup
 
 
 def transfer_matrix(table: TransferTable, *, title: str = "") -> go.Figure:
@@ -18,11 +18,12 @@ def transfer_matrix(table: TransferTable, *, title: str = "") -> go.Figure:
         raise ValueError("the table has no cells to draw; wanted at least one source and one target")
     cells = [[table.evaluations[source, target] for target in table.targets] for source in table.sources]
     intervals = [[cell.interval() for cell in row] for row in cells]
+    sources, targets = ([markup(name) for name in names] for names in (table.sources, table.targets))
     figure = go.Figure(
         go.Heatmap(
             z=[[cell.value for cell in row] for row in cells],
-            x=list(table.targets),
-            y=list(table.sources),
+            x=targets,
+            y=sources,
             text=[
                 [f"{cell.value:.2f}<br>[{low:.2f}, {high:.2f}]" for cell, (low, high) in zip(row, bounds, strict=True)]
                 for row, bounds in zip(cells, intervals, strict=True)
@@ -41,11 +42,11 @@ def transfer_matrix(table: TransferTable, *, title: str = "") -> go.Figure:
             ygap=2,
         )
     )
-    metrics = {target: table.evaluations[table.sources[0], target].metric for target in table.targets}
+    metrics = [table.evaluations[table.sources[0], target].metric for target in table.targets]
     figure.update_xaxes(
         title_text="Task learned" if table.rows == "heads of" else "Task",
-        ticktext=[f"{t} ({metrics[t]})" for t in table.targets],
-        tickvals=table.targets,
+        ticktext=[f"{target} ({metric})" for target, metric in zip(targets, metrics, strict=True)],
+        tickvals=targets,
     )
     figure.update_yaxes(title_text=table.rows.capitalize(), autorange="reversed")
     figure.update_layout(
