@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args, overload
 
 from lofit_lens import analysis
 from lofit_lens.files import write_text_atomically
@@ -47,7 +47,15 @@ def save_result(result: Result, path: str | Path) -> Path:
     return Path(path)
 
 
-def load_result(path: str | Path, kind: type[Kind] = object) -> Kind:
+@overload
+def load_result(path: str | Path) -> Result: ...
+
+
+@overload
+def load_result(path: str | Path, kind: type[Kind]) -> Kind: ...
+
+
+def load_result(path: str | Path, kind: type[Any] = object) -> Any:
     """Read a result that `save_result` has written.
 
     Args:
