@@ -10,6 +10,7 @@ from lofit_lens.methods import Fit
 from lofit_lens.models import check_model, load_model, tiny_model
 from lofit_lens.outcomes import Evaluation
 from lofit_lens.rendering import save_figure, sized
+from lofit_lens.report import write_report
 from lofit_lens.results import load_result, save_result
 from lofit_lens.scoring import answer_logprobs
 from lofit_lens.selection import random_scores
@@ -49,4 +50,5 @@ __all__ = [
     "sized",
     "tasks",
     "tiny_model",
+    "write_report",
 ]

@@ -255,6 +255,17 @@ def figures(
             console.print(f"  {path}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def report(
+    sources: Annotated[list[Path], typer.Argument(help="Folders of runs, adapters or results, or files of results.")],
+    out: Annotated[Path, typer.Option(help="The page; what is there is replaced.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="Of the page.")] = "",
+) -> None:
+    """Write one page with the tables, figures and token views of a study, which works offline."""
+    path = ll.write_report(sources, out, title=title)
+    console.print(f"{path} ({path.stat().st_size / 1e6:.1f} MB); open it in a browser", highlight=False, soft_wrap=True)
+
+
 @app.command(name="demo")
 def run_demo(
     out: Annotated[Path, typer.Option(help="Folder for results; what is in it already is not run again.")] = Path("runs/demo"),

@@ -7,12 +7,13 @@ from lofit_lens.plots.mixtures import mixture_curves
 from lofit_lens.plots.overlap import overlap_matrix, shared_heads
 from lofit_lens.plots.reading import offset_tokens
 from lofit_lens.plots.sweeps import sweep_curves
-from lofit_lens.plots.tokens import TokenView, attention_view, token_view
+from lofit_lens.plots.tokens import TokenView, attention_view, circuitsvis_code, token_view
 from lofit_lens.plots.transfer import transfer_matrix
 
 __all__ = [
     "TokenView",
     "attention_view",
+    "circuitsvis_code",
     "cosine_distribution",
     "cumulative_scores",
     "dose_curves",

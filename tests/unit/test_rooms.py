@@ -36,6 +36,10 @@ LEVELS = (
     | {f"plots.{result}" for result in ("doses", "geometry", "heads", "mixtures", "overlap", "reading", "sweeps", "transfer")}
     | {"plots.tokens"},
     {"plots", "rendering", "results"},
+    {"report.figures", "report.sources"},
+    {"report.heads", "report.tables"},
+    {"report.page"},
+    {"report"},
     {"lofit_lens", "demo", "recipes"},
     {"cli"},
     {"__main__"},
@@ -47,6 +51,7 @@ GATES = {
     "datasets": ("tasks",),
     "plotly": ("plots", "recipes", "rendering", "report"),
     "circuitsvis": ("plots", "report"),
+    "jinja2": ("report",),
     "lm_eval": ("harness",),
     "peft": ("interventions.lora",),
     "ray": ("cluster",),
