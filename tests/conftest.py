@@ -1,5 +1,6 @@
 """What several tests share: tiny random models made from code alone, and tasks made on the spot."""
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -11,6 +12,12 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 import lofit_lens
+from lofit_lens import analysis
+from lofit_lens.analysis.reading import ReadToken
+from lofit_lens.heads import Head, HeadScores
+from lofit_lens.outcomes import Evaluation
+from lofit_lens.plain import to_plain
+from lofit_lens.probes import LabelledAnswers
 from lofit_lens.tasks.base import Example, Split, Task
 from lofit_lens.tiny import tiny_pair
 
@@ -116,3 +123,62 @@ def passes(llama: TransformerBridge, speaker: TransformerBridge) -> Iterator[lis
             lofit_lens.check_model(watched)
             stack.enter_context(watched.hooks(fwd_hooks=[("blocks.0.attn.hook_z", lambda z, hook: counted.append(1))]))
         yield counted
+
+
+def _store_run(folder: Path, number: int, text: str) -> None:
+    """A run as `RunStore` keeps it, of a model with 12 layers of 8 heads; every text in it has `text`."""
+    generator = torch.Generator().manual_seed(number)
+    scores = HeadScores(torch.rand(12, 8, generator=generator), f"norm {text}", {"method": text, "task": text})
+    heads = scores.top(9)
+    task, seed = f"task {number % 4}{text}", number // 4
+    made_by = {"method": f"LoFiT{text}", "task": task, "seed": seed, "settings": {"k": 9, "heads": None, "note": text}}
+    base = {"name": f"tiny{text}", "fingerprint": f"f{text}", "n_layers": 12, "n_heads": 8, "d_head": 4}
+    lofit_lens.HeadIntervention(heads, offset=torch.ones(9, 4) * number, made_by=made_by, base_model=base).save(
+        folder / "adapter"
+    )
+    right = tuple(float(i < number + 2) for i in range(40))
+    evaluation = Evaluation(task, "test", "exact_match", {"exact_match": right}, (text,) * 40, 0, {"note": text})
+    stored = {
+        "settings": {"model": f"f{text}", "task": {"name": task}, "method": {"k": 9}, "seed": seed},
+        "evaluation": evaluation.to_json(),
+        "losses": {"offset": [1.0]},
+        "scores": to_plain(scores),
+    }
+    (folder / "run.json").write_text(json.dumps(stored))
+
+
+def _results_saying(text: str) -> dict[str, object]:
+    """Results of those kinds that have texts from data, all of which have `text`."""
+    task, heads = f"task{text}", (Head(0, 1), Head(2, 0))
+    judged = Evaluation(task, "test", "exact_match", {"exact_match": (1.0, 0.0)}, (text, text), 0, {"note": text})
+    runs = {f"{name}{text}": [HeadScores(torch.rand(3, 4))] for name in "ab"}
+    half = ((0.5, 0.5), task)
+    labelled = LabelledAnswers((text, text), (text, text), (True, False), (0, 0), (text, text))
+    return {
+        "evaluation": judged,
+        "transfer": analysis.TransferTable({(text, task): judged}, (text,), (task,)),
+        "sweep": analysis.Sweep(text, {0.1: (judged,), 1.0: (judged,)}),
+        "mixture": analysis.Mixture((half[0],), (task,), {half: judged}),
+        "overlap": analysis.head_overlap(runs, 2, n_draws=20),
+        "geometry": analysis.OffsetGeometry(
+            heads, (text,), torch.full((3, 2, 1), 0.25), 64, torch.ones(2), torch.ones(2), torch.ones(2)
+        ),
+        "plane": analysis.OffsetPlane(heads[0], "probe", 15.0, labelled, torch.rand(2, 2), torch.rand(2), torch.rand(2), 0.5),
+        "reading": analysis.OffsetReading((ReadToken(heads[0], "with norm", "top", 1, text, 3.5, 0.25),)),
+        "tokens": analysis.TokenEffects(("a", text), torch.tensor([-1.0]), torch.tensor([-0.1]), torch.tensor([0.2])),
+        "attention": analysis.AttentionPatterns(("a", text), heads, torch.ones(2, 2, 2) / 2, torch.ones(2, 2, 2) / 2),
+    }
+
+
+@pytest.fixture(scope="session")
+def write_study() -> Callable[..., Path]:
+    """`write_study(folder, n_runs=3, text="")`: runs in `folder / "runs"`, results of several kinds in `folder / "results"`."""
+
+    def write(folder: Path, *, n_runs: int = 3, text: str = "") -> Path:
+        for number in range(n_runs):
+            _store_run(folder / "runs" / f"{number:016x}", number, text)
+        for name, result in _results_saying(text).items():
+            lofit_lens.save_result(result, folder / "results" / f"{name}.json")
+        return folder
+
+    return write

@@ -42,7 +42,7 @@ class StudyRun:
         n_parameters: how many numbers were learned.
         scores: of all heads, where heads were chosen.
         evaluation: how well it does.
-        digest: of the vectors: tells an adapter that is in two places.
+        digest: of what the adapter is: tells one that is in two places.
     """
 
     folder: str
@@ -158,7 +158,7 @@ def _read_adapter(folder: Path) -> StudyRun:
             n_layers=int(base.get("n_layers", 0)),
             n_parameters=adapter.n_parameters,
             scores=load_result(scores, HeadScores) if scores.is_file() else None,
-            digest=config["vectors_sha256"],
+            digest=json.dumps([config["vectors_sha256"], config.get("heads"), made_by], sort_keys=True),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / CONFIG_FILE} has values of another form ({error!r}); save the adapter again") from error

@@ -1,0 +1,151 @@
+"""The report: what it refuses, what is in it, and that no text of data is mark-up. Its page in a browser: `tests/real`."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import lofit_lens as ll
+from lofit_lens import cli, results
+from lofit_lens.report import figures, heads, tables
+from lofit_lens.report.sources import read_sources
+
+EVIL = '<script>window.pwned=1</script><img src=x onerror="window.pwned=1"></script>\'"&\u2028'
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, write_study):
+    return write_study(tmp_path_factory.mktemp("study"))
+
+
+def ids_of(page):
+    return re.findall('<section id="([a-z]+)"', page)
+
+
+def test_every_kind_of_result_has_figures_and_tables():
+    kinds = set(results.KINDS.values())
+    assert set(figures.FIGURES) == set(tables.TABLES) == kinds
+
+
+def test_a_page_has_the_sections_that_there_is_something_for(study, tmp_path):
+    page = ll.write_report([study], tmp_path / "new" / "all.html", title="A study").read_text(encoding="utf-8")
+    assert ids_of(page) == ["overview", "heads", "results", "tokens"]
+    assert "<title>A study</title>" in page
+    assert "3 runs, 10 results" in page
+    assert page.count('id="plotly"') == page.count('id="circuitsvis"') == 1
+    assert not re.search("<script src|<link rel=.stylesheet|@import", page)
+    of_runs = ll.write_report([study / "runs"], tmp_path / "runs.html").read_text(encoding="utf-8")
+    assert ids_of(of_runs) == ["overview", "heads"]
+    assert 'id="circuitsvis"' not in of_runs
+    of_one = ll.write_report([study / "results" / "evaluation.json"], tmp_path / "one.html").read_text(encoding="utf-8")
+    assert ids_of(of_one) == ["results"]
+    assert len(of_one) < 100_000  # no figure, so no library
+
+
+def test_the_same_data_give_the_same_page(study, tmp_path):
+    first, second = (ll.write_report([study], tmp_path / f"{i}.html").read_bytes() for i in range(2))
+    assert first == second
+
+
+def test_what_is_known_of_runs(study):
+    found = read_sources([study / "runs", study / "runs" / f"{1:016x}"])  # the second is there already
+    assert [run.label for run in found.runs] == [f"task {i}, LoFiT, seed 0" for i in range(3)]
+    run = found.runs[1]
+    assert (run.model, run.n_layers, run.n_parameters, len(run.heads)) == ("tiny", 12, 36, 9)
+    assert run.evaluation.value == 3 / 40
+    row = dict(zip(tables.overview(found.runs).columns, tables.overview(found.runs).rows[1], strict=True))
+    assert row["Value"].number == 3 / 40
+    assert row["Value"].text == "0.07 [0.03, 0.20]"
+    assert row["Settings"].text == "k = 9, note = "
+
+
+def test_an_adapter_that_a_run_has_is_shown_once_and_others_are_runs_without_numbers(study, tmp_path):
+    adapter = ll.HeadIntervention.load(study / "runs" / f"{0:016x}" / "adapter")
+    adapter.save(tmp_path / "same")
+    (0.5 * adapter).save(tmp_path / "half")
+    found = read_sources([study / "runs", tmp_path])
+    assert len(found.runs) == 4
+    [half] = [run for run in found.runs if run.evaluation is None]
+    assert half.method == "0.5 x LoFiT"
+
+
+def test_scores_are_shown_on_one_scale_and_once(study, tmp_path):
+    found = read_sources([study / "runs"])
+    ll.save_result(found.runs[0].scores, tmp_path / "again.json")
+    scored = heads.all_scores(read_sources([study / "runs", tmp_path]))
+    assert len(scored) == 3
+    [(_, drawn)] = heads.head_maps(
+        [*scored, dataclasses.replace(scored[0], scores=ll.HeadScores(torch.ones(12, 8) * 5, "norm "))]
+    )
+    assert [figure.layout.coloraxis.cmax for figure in drawn] == [5.0, 5.0]
+    assert len(drawn[0].layout.shapes) == 27
+    assert len(heads.overlaps(scored)) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder / "none", "there is no"),
+        (lambda folder: folder, "in which nothing can be shown; wanted folders of runs"),
+        (lambda folder: _written(folder / "notes.json", "{}"), "holds no result"),
+        (lambda folder: _written(folder / "notes.txt", "hello"), "holds no result"),
+        (lambda folder: _written(folder / "cut.json", "{").parent, "cut.json is no JSON"),
+        (lambda folder: _written(folder / "run.json", '{"settings": {}}').parent, "is damaged"),
+    ],
+)
+def test_anything_else_is_refused_before_anything_is_written(tmp_path, make, message):
+    (tmp_path / "in").mkdir()
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        ll.write_report([make(tmp_path / "in")], tmp_path / "out" / "page.html")
+    assert not (tmp_path / "out").exists()
+
+
+def _written(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_no_sources_and_one_path_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="got no sources"):
+        ll.write_report([], tmp_path / "page.html")
+    with pytest.raises(ValueError, match="got one path"):
+        ll.write_report(str(tmp_path), tmp_path / "page.html")
+
+
+def test_files_of_others_beside_results_are_left_alone(study, tmp_path):
+    _written(tmp_path / "other.json", '{"a": 1}')
+    _written(tmp_path / ".draft.json", "{")
+    ll.save_result(ll.HeadScores(torch.rand(2, 2)), tmp_path / "scores.json")
+    assert list(read_sources([tmp_path]).results) == ["scores"]
+
+
+def test_no_text_of_data_is_markup(tmp_path, write_study):
+    page = ll.write_report([write_study(tmp_path, text=EVIL)], tmp_path / "page.html", title=EVIL).read_text(encoding="utf-8")
+    assert 'onerror="window' not in page
+    assert "<img" not in re.sub('<script type="text/plain".*?</script>', "", page, flags=re.DOTALL)
+    assert "<script>window" not in page
+    scripts = re.findall("<script[^>]*>(.*?)</script>", page, flags=re.DOTALL)
+    # Whatever is data can be read as JSON to its end; then there are two libraries and the page's own script.
+    blocks = re.findall('<script type="application/json"[^>]*>(.*?)</script>', page, flags=re.DOTALL)
+    assert all(json.loads(block) for block in blocks)
+    assert len(scripts) == len(blocks) + 3
+    assert "&lt;script&gt;window.pwned=1&lt;/script&gt;" in page
+
+
+def test_a_result_that_cannot_be_drawn_says_so(tmp_path):
+    ll.save_result(ll.analysis.TransferTable({}, (), ()), tmp_path / "transfer.json")
+    page = ll.write_report([tmp_path], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "No figure: the table has no cells to draw" in page
+
+
+def test_the_command(study, tmp_path):
+    out = tmp_path / "page.html"
+    done = CliRunner().invoke(
+        cli.app, ["report", str(study / "runs"), str(study / "results"), "--out", str(out), "--title", "X"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "MB); open it in a browser" in done.output
+    assert "<h1>X</h1>" in out.read_text(encoding="utf-8")
