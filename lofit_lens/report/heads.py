@@ -66,7 +66,7 @@ def unique_names(names: Iterable[str]) -> list[str]:
 
 
 def head_maps(found: Sequence[Scored]) -> list[tuple[str, list[go.Figure]]]:
-    """For each quantity and size of model, figures of a few maps each, all on one colour scale."""
+    """For each quantity and size of model, what is shown, and figures of a few maps each, all on one colour scale."""
     groups: dict[tuple[str, tuple[int, ...]], list[Scored]] = defaultdict(list)
     for one in found:
         groups[one.scores.quantity, tuple(one.scores.values.shape)].append(one)
@@ -82,7 +82,8 @@ def head_maps(found: Sequence[Scored]) -> list[tuple[str, list[go.Figure]]]:
             .for_each_annotation(_on_two_lines)
             for part in _parts(names, IN_A_ROW)
         ]
-        maps.append((f"{quantity}, {n_layers} layers x {n_heads} heads", figures))
+        outlined = "; chosen heads outlined" if any(chosen.values()) else ""
+        maps.append((f"{quantity}, {n_layers} layers x {n_heads} heads; one colour scale{outlined}.", figures))
     return maps
 
 

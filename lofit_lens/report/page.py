@@ -170,7 +170,7 @@ def _card(identifier: str, name: str, result: Result) -> Card:
 def _head_cards(study: Study) -> list[Card]:
     found = heads.all_scores(study)
     cards = [
-        Card(f"maps-{i}", "Head maps", _panels(_numbered(figures)), note=f"{what}; one colour scale; chosen heads outlined.")
+        Card(f"maps-{i}", "Head maps", _panels(_numbered(figures)), note=what)
         for i, (what, figures) in enumerate(heads.head_maps(found), start=1)
     ]
     if histograms := heads.layer_histograms(study, found):
