@@ -31,6 +31,5 @@ def draw(results: Mapping[str, Any]) -> dict[str, Any]:
         figures[f"cosines-{name}"] = plots.cosine_distribution(
             results[name], directions=directions, title=f"Offsets of {name} next to other directions"
         )
-        plane = results[f"{name}-plane"]
-        figures[f"plane-{name}"] = plots.offset_plane(plane, title=f"{name}, head {plane.head.label}")
+        figures[f"plane-{name}"] = plots.offset_plane(results[f"{name}-plane"], title=f"Answers and edits: {name}")
     return figures

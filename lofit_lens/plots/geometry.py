@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from lofit_lens.analysis.geometry import SPACES, OffsetGeometry, Space, cosine_null
 from lofit_lens.analysis.plane import OffsetPlane
-from lofit_lens.plots.template import COMPARED, LEARNED, RIGHT, SELECTED, TEMPLATE, WRONG, markup
+from lofit_lens.plots.template import COMPARED, LEARNED, LEGEND_BELOW, RIGHT, SELECTED, TEMPLATE, WRONG, markup
 
 BINS = np.linspace(-1, 1, 41)
 #: The two ends are left out: in two dimensions, the density is infinite there.
@@ -50,14 +50,14 @@ def cosine_distribution(
     figure = make_subplots(
         len(panels), 1, shared_xaxes=True, vertical_spacing=0.3 / len(panels),
         subplot_titles=[
-            f"{markup(direction)}: {count} outside {CHANCE_SHARE:.0%} of random directions"
+            f"{markup(direction)}: {count} beyond chance"
             for direction, count in zip(drawn, outside, strict=True)
         ],
     )  # fmt: skip
     for row, (panel, bar) in enumerate(zip(panels, bars, strict=True), start=1):
         density = go.Scatter(
             x=GRID, y=null.pdf(GRID), mode="lines", line={"color": SELECTED, "width": 2, "simplify": False},
-            name="random directions, exact",
+            name=f"random directions (dotted: {CHANCE_SHARE:.0%} of them)",
             hovertemplate="random directions<br>density %{y:.3g} at cosine %{x:.2f}<extra></extra>",
         )  # fmt: skip
         for trace in (bar, _rug(panel, -0.08 * top), density):
@@ -65,14 +65,15 @@ def cosine_distribution(
         for edge in (-bound, bound):
             line = {"color": SELECTED, "dash": "dot", "width": 1.5}
             figure.add_shape(type="line", x0=edge, x1=edge, y0=0, y1=peak, line=line, row=row, col=1)
-    figure.update_xaxes(range=[-1, 1])
-    figure.update_xaxes(title_text=f"cosine of the offset with the direction ({space})", row=len(panels))
+    figure.update_xaxes(range=[-1, 1], ticks="")
+    figure.update_xaxes(title_text=f"cosine of the offset with the direction ({space})", ticks="outside", row=len(panels))
     # Said, because a range that axes share is found from the first panel alone.
-    figure.update_yaxes(title_text="density<br>(1 / cosine)", matches="y", range=[-0.16 * top, 1.05 * top])
+    figure.update_yaxes(matches="y", range=[-0.16 * top, 1.05 * top])
     figure.update_yaxes(matches=None, row=1)  # which the others match
+    figure.update_yaxes(title_text="density (1 / cosine)", row=(len(panels) + 1) // 2)
     figure.update_layout(
         template=TEMPLATE, title_text=title, bargap=0, width=680, height=130 * len(panels) + 190, margin_b=100,
-        legend={"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom", "x": 0.5, "xanchor": "center"},
+legend=LEGEND_BELOW,
     )  # fmt: skip
     return figure
 
@@ -133,9 +134,9 @@ def offset_plane(plane: OffsetPlane, *, title: str = "") -> go.Figure:
         text=f"{plane.head.label}: {plane.variance_share:.0%} of the variance of z is in this plane",
         x=0, y=1.02, xref="paper", yref="paper", xanchor="left", yanchor="bottom", showarrow=False,
     )  # fmt: skip
-    figure.update_xaxes(title_text=f"along ITI's {plane.direction} direction (units of z)")
-    figure.update_yaxes(title_text="across it, towards the offset (units of z)", scaleanchor="x", scaleratio=1)
-    figure.update_layout(template=TEMPLATE, title_text=title, width=820, height=560)
+    figure.update_xaxes(title_text=f"along ITI's {plane.direction} (units of z)", constrain="domain")
+    figure.update_yaxes(title_text="across it (units of z)", scaleanchor="x", scaleratio=1, constrain="domain")
+    figure.update_layout(template=TEMPLATE, title_text=title, width=640, height=560, margin_b=130, legend=LEGEND_BELOW)
     return figure
 
 

@@ -51,7 +51,7 @@ def test_each_direction_has_a_panel_with_its_heads_and_what_chance_says():
     rugs = traces_of(figure, "each head")
     assert [list(rug.x) for rug in rugs] == [[0.99, -0.01, 0.26], [0.5, -0.5]]
     assert [rug.xaxis for rug in rugs] == ["x", "x2"]
-    for density in traces_of(figure, "random directions, exact"):
+    for density in traces_of(figure, "random directions (dotted: 95% of them)"):
         np.testing.assert_allclose(density.y, cosine_null(16).pdf(density.x))
         assert np.trapezoid(density.y, density.x) == pytest.approx(1, abs=1e-4)
     assert len(figure.data) == 6
@@ -77,8 +77,8 @@ def test_panels_say_how_many_heads_are_outside_chance():
     bound = cosine_null(16).ppf(0.975)
     assert bound == pytest.approx(0.4821, abs=1e-4)
     assert [annotation.text for annotation in figure.layout.annotations] == [
-        "probe: 1 of 3 heads outside 95% of random directions",
-        "a &lt;b&gt; c: 2 of 2 heads outside 95% of random directions",
+        "probe: 1 of 3 heads beyond chance",
+        "a &lt;b&gt; c: 2 of 2 heads beyond chance",
     ]
     assert [(line.xref, line.x0, line.x1) for line in figure.layout.shapes] == [
         ("x", -bound, -bound),
@@ -93,7 +93,8 @@ def test_a_distribution_says_what_its_axes_are_and_hovering_names_the_head():
     assert figure.layout.title.text == "Truth"
     assert figure.layout.xaxis2.title.text == "cosine of the offset with the direction (residual)"
     assert figure.layout.xaxis.title.text is None
-    assert figure.layout.yaxis.title.text == figure.layout.yaxis2.title.text == "density<br>(1 / cosine)"
+    # Of the panel in the middle, for all of them.
+    assert (figure.layout.yaxis.title.text, figure.layout.yaxis2.title.text) == ("density (1 / cosine)", None)
     assert figure.layout.xaxis.range == figure.layout.xaxis2.range == (-1, 1)
     highest = max(height for trace in figure.data for height in trace.y)
     assert figure.layout.yaxis.range == figure.layout.yaxis2.range
@@ -152,8 +153,8 @@ def test_hovering_shows_the_answer_and_the_end_of_its_prompt_as_text():
 def test_a_plane_says_what_its_axes_are_and_keeps_angles():
     layout = offset_plane(PLANE, title="Truth").layout
     assert layout.title.text == "Truth"
-    assert layout.xaxis.title.text == "along ITI's mass-mean direction (units of z)"
-    assert layout.yaxis.title.text == "across it, towards the offset (units of z)"
+    assert layout.xaxis.title.text == "along ITI's mass-mean (units of z)"
+    assert layout.yaxis.title.text == "across it (units of z)"
     assert (layout.yaxis.scaleanchor, layout.yaxis.scaleratio) == ("x", 1)
     assert [annotation.text for annotation in layout.annotations] == ["L2H3: 13% of the variance of z is in this plane"]
 
