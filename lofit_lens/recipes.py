@@ -4,7 +4,7 @@ A figure folder `NAME/` below a root (`figures/` in a checkout) has
 
     recipe.py     what is shown, in its docstring; `compute()` yields (name, result) pairs, `draw(results)` gives the figures
     data/         those results, as `save_result` writes them
-    *.html, ...   the figures, as `save_figure` writes them
+    *.html, ...   the figures, as `save_figures` writes them
 
 `recipe.py` is imported and run: use the folders that you trust. It may import what is beside it below the root.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from lofit_lens.plots import TokenView
-from lofit_lens.rendering import ImageFormat, save_figure
+from lofit_lens.rendering import ImageFormat, save_figures
 from lofit_lens.results import Result, load_result, save_result
 
 logger = logging.getLogger(__name__)
@@ -79,10 +79,8 @@ class Recipe:
             raise FileNotFoundError(
                 f"there are no results in {self.folder / DATA}; compute them with lofit-lens figures {self.folder.name} --rerun"
             )
-        drawn = self.draw(results).items()
-        return [
-            path for name, figure in drawn for path in save_figure(figure, self.folder / name, images=images, offline=False)
-        ]
+        drawn = {self.folder / name: figure for name, figure in self.draw(results).items()}
+        return save_figures(drawn, images=images, offline=False)
 
     def _data_file(self, name: str) -> Path:
         return self.folder / DATA / f"{name}.json"

@@ -69,46 +69,79 @@ def save_figure(
         ValueError: another kind of image, or a path with an ending of its own.
         OSError: the folder cannot be written.
     """
-    path = Path(path)
-    if unknown := [kind for kind in images if kind not in IMAGE_FORMATS]:
-        raise ValueError(f"got the images {unknown}, wanted some of {list(IMAGE_FORMATS)}")
-    if path.suffix[1:] in ("html", "json", "csv", *IMAGE_FORMATS):
-        raise ValueError(f"got {path}, wanted a path without {path.suffix}: several files are written")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page = _with_ending(path, "html")
-    is_view = isinstance(figure, TokenView)
-    # The page's only figure, under a name that does not change with every drawing.
-    options: Any = {} if is_view else {"include_plotlyjs": True if offline else "cdn", "div_id": path.name}
-    write_text_atomically(page, figure.to_html(**options))
-    written = [page]
+    written = save_figures({Path(path): figure}, images=images, offline=offline)
     if isinstance(data, pd.DataFrame):
-        written.append(_with_ending(path, "csv"))
+        written.append(_with_ending(Path(path), "csv"))
         write_text_atomically(written[-1], data.to_csv(index=False))
     elif data is not None:
-        written.append(_with_ending(path, "json"))
+        written.append(_with_ending(Path(path), "json"))
         write_json_atomically(written[-1], data)
-    return written + (_images(figure, path, images) if images and not is_view else [])
+    return written
+
+
+def save_figures(
+    figures: Mapping[Path, go.Figure | TokenView],
+    *,
+    images: Sequence[ImageFormat] = IMAGE_FORMATS,
+    offline: bool = True,
+) -> list[Path]:
+    """`save_figure` of several, for which the browser starts only once.
+
+    Args:
+        figures: by the path of each, without an ending.
+        images: as in `save_figure`.
+        offline: as in `save_figure`.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        ValueError, OSError: as `save_figure`.
+    """
+    if unknown := [kind for kind in images if kind not in IMAGE_FORMATS]:
+        raise ValueError(f"got the images {unknown}, wanted some of {list(IMAGE_FORMATS)}")
+    if ending := [path for path in figures if path.suffix[1:] in ("html", "json", "csv", *IMAGE_FORMATS)]:
+        raise ValueError(f"got {ending[0]}, wanted a path without {ending[0].suffix}: several files are written")
+    pages = [_save_page(path, figure, offline=offline) for path, figure in figures.items()]
+    drawn = {path: figure for path, figure in figures.items() if not isinstance(figure, TokenView)}
+    return pages + (_images(drawn, images) if images and drawn else [])
+
+
+def _save_page(path: Path, figure: go.Figure | TokenView, *, offline: bool) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page = _with_ending(path, "html")
+    # The page's only figure, under a name that does not change with every drawing.
+    options: Any = {"include_plotlyjs": True if offline else "cdn", "div_id": path.name}
+    write_text_atomically(page, figure.to_html() if isinstance(figure, TokenView) else figure.to_html(**options))
+    return page
 
 
 def _with_ending(path: Path, ending: str) -> Path:
     return path.with_name(f"{path.name}.{ending}")
 
 
-def _images(figure: go.Figure, path: Path, kinds: Sequence[ImageFormat]) -> list[Path]:
-    targets = [_with_ending(path, kind) for kind in kinds]
+def _images(figures: Mapping[Path, go.Figure], kinds: Sequence[ImageFormat]) -> list[Path]:
+    wanted = [(path, figure, kind) for path, figure in figures.items() for kind in kinds]
+    targets = [_with_ending(path, kind) for path, _, kind in wanted]
+    layouts: list[Any] = [figure.layout for _, figure, _ in wanted]
     try:
         with contextlib.ExitStack() as stack:
             scratch = [stack.enter_context(new_file(target)) for target in targets]
-            # All at once, as each call starts a browser of its own. It does not ask the figure for its size.
-            scales = [_PNG_SCALE if kind == "png" else 1 for kind in kinds]
-            layout: Any = figure.layout
-            size = {"width": [layout.width] * len(kinds), "height": [layout.height] * len(kinds)}
-            plotly.io.write_images([figure] * len(kinds), list(scratch), list(kinds), list(scales), **size)
+            # All at once, as each call starts a browser of its own. It does not ask a figure for its size.
+            plotly.io.write_images(
+                [figure for _, figure, _ in wanted],
+                list(scratch),
+                [kind for _, _, kind in wanted],
+                [_PNG_SCALE if kind == "png" else 1 for _, _, kind in wanted],
+                width=[layout.width for layout in layouts],
+                height=[layout.height for layout in layouts],
+            )
     except (RuntimeError, ValueError, ImportError) as error:
         # What kaleido says of a missing Chrome takes many lines, the first of which says it.
         reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        names = ", ".join(map(str, figures))
         logger.warning(
-            "%s: no images are drawn (%s); they need pip install 'lofit-lens[figures]' and a Chrome or Chromium", path, reason
+            "%s: no images are drawn (%s); they need pip install 'lofit-lens[figures]' and a Chrome or Chromium", names, reason
         )
         return []
     return targets

@@ -1,6 +1,6 @@
 """What an edit gains and what it costs at every strength, from pushing the other way to twice its own.
 
-LoFiT's edits (seed 0) of the runs that `figures/saved.py` names, on 50 test examples; the cost on 20 ARC-Challenge questions
+LoFiT's edits (seed 0) of the runs that `figures/saved.py` names, on 50 test examples; the cost on 10 ARC-Challenge questions
 with their answers, text that none of the tasks has (`LOFIT_LENS_DATA`, or `lofit-lens download arc_challenge`).
 """
 
@@ -17,7 +17,7 @@ DOSES = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 
 
 def compute() -> Iterator[tuple[str, Result]]:
-    texts = texts_of(ARCChallenge(), 20)
+    texts = texts_of(ARCChallenge(), 10)
     for name, task in TASKS.items():
         yield name, dose_response(model(), task, adapter(name), DOSES, texts=texts)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from figures.saved import TASKS, adapter, model
 from lofit_lens import plots
-from lofit_lens.analysis import effects_on_tasks, mixture
+from lofit_lens.analysis import TransferTable, mixture
 from lofit_lens.results import Result
 
 WEIGHTS = ((0.0, 0.0), (1.0, 0.0), (0.5, 0.5), (0.0, 1.0), (1.0, 1.0))
@@ -17,9 +17,14 @@ PAIRS = tuple(combinations(TASKS, 2))
 
 
 def compute() -> Iterator[tuple[str, Result]]:
+    alone = {}
     for a, b in PAIRS:
-        yield f"{a}-{b}", mixture(model(), {name: TASKS[name] for name in (a, b)}, adapter(a), adapter(b), WEIGHTS)
-    yield "effects", effects_on_tasks(model(), {name: adapter(name) for name in TASKS}, TASKS)
+        found = mixture(model(), {name: TASKS[name] for name in (a, b)}, adapter(a), adapter(b), WEIGHTS)
+        yield f"{a}-{b}", found
+        for source, weights in (("base", (0.0, 0.0)), (a, (1.0, 0.0)), (b, (0.0, 1.0))):
+            alone |= {(source, name): found.evaluations[weights, name] for name in (a, b)}
+    # The ends of the mixtures are what `effects_on_tasks` would compute again.
+    yield "effects", TransferTable(alone, ("base", *TASKS), tuple(TASKS), "adapter")
 
 
 def draw(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Figures as files: a page that works offline, images by a real browser, and the numbers beside them."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from lofit_lens import save_figure, sized
+from lofit_lens import save_figure, save_figures, sized
 from lofit_lens.plots.template import TEMPLATE
 
 FIGURE = go.Figure(go.Scatter(x=[1, 2], y=[3, 5], name="line"))
@@ -50,6 +51,23 @@ def test_a_real_browser_draws_the_images(tmp_path):
     assert b"A figure" in svg
     assert b'width="312"' in svg
     assert pdf.startswith(b"%PDF")
+
+
+@pytest.mark.skipif(not (shutil.which("chromium") or shutil.which("google-chrome")), reason="no Chrome or Chromium here")
+def test_several_figures_are_those_that_are_drawn_one_by_one(tmp_path):
+    other = go.Figure(FIGURE).update_layout(width=300, height=200)
+    written = save_figures({tmp_path / "a": FIGURE, tmp_path / "b": other}, images=("svg",), offline=False)
+    assert [path.name for path in written] == ["a.html", "b.html", "a.svg", "b.svg"]
+    for name, figure in (("a", FIGURE), ("b", other)):
+        alone = save_figure(figure, tmp_path / "alone" / name, images=("svg",), offline=False)
+        assert [path.name for path in alone] == [f"{name}.html", f"{name}.svg"]
+        assert alone[0].read_text() == (tmp_path / f"{name}.html").read_text()
+        assert _without_ids(alone[1]) == _without_ids(tmp_path / f"{name}.svg")
+
+
+def _without_ids(svg: Path) -> str:
+    """What plotly numbers at random."""
+    return re.sub(r'trace[0-9a-f]{6}|id="[^"]*"|#[^"\)]*', "", svg.read_text())
 
 
 def test_without_a_browser_the_rest_is_written_and_a_message_says_what_is_missing(tmp_path, monkeypatch, caplog):
