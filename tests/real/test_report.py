@@ -11,7 +11,7 @@ import lofit_lens as ll
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 EVIL = '<script>window.pwned=1</script><img src=x onerror="window.pwned=1"></script>\'"&'
-#: The issue's own number, for 20 runs.
+#: Seconds, for 20 runs.
 OPENS_WITHIN = 2.0
 
 pytestmark = pytest.mark.skipif(not BROWSER, reason="no Chrome or Chromium here")
