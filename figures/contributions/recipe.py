@@ -1,6 +1,7 @@
 """What each head's edit contributes: how much the right answers' loss rises when one head alone is left out.
 
 LoFiT's edits (seed 0) of the runs that `figures/saved.py` names, on 20 validation examples; nats an answer.
+Truth is trained by DPO, which sets right answers against wrong ones: their own likelihood may well fall.
 """
 
 from collections.abc import Iterator, Mapping

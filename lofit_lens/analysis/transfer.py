@@ -36,6 +36,12 @@ class TransferTable:
     rows: Literal["heads of", "adapter"] = "heads of"
 
     def to_frame(self) -> pd.DataFrame:
+        """One row per source and target: the target's metric in [0, 1] with its 95 % interval and the number of examples."""
+        cells = [(source, target) for source in self.sources for target in self.targets]
+        rows = [{self.rows: source, **self.evaluations[source, target].to_row(), "task": target} for source, target in cells]
+        return pd.DataFrame(rows)
+
+    def matrix(self) -> pd.DataFrame:
         """The metric of each cell in [0, 1]: one row per source, one column per target."""
         rows = [[self.evaluations[source, target].value for target in self.targets] for source in self.sources]
         return pd.DataFrame(rows, index=pd.Index(self.sources, name=self.rows), columns=pd.Index(self.targets, name="task"))

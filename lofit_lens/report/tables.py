@@ -86,15 +86,6 @@ def _geometry(found: analysis.OffsetGeometry) -> list[Table]:
     return [table_of(found.to_frame(), "Cosines"), table_of(found.strengths(), "Strengths")]
 
 
-def _transfer(found: analysis.TransferTable) -> list[Table]:
-    cells = [
-        {found.rows: source, **found.evaluations[source, task].to_row(), "task": task}
-        for source in found.sources
-        for task in found.targets
-    ]
-    return [table_of(pd.DataFrame(cells), "Cells")]
-
-
 #: The first of them stands open where there is no figure.
 TABLES: Mapping[type, Callable[[Any], list[Table]]] = {
     HeadScores: _of_frame("Scores, best head first"),
@@ -110,7 +101,7 @@ TABLES: Mapping[type, Callable[[Any], list[Table]]] = {
     analysis.OffsetReading: _of_frame("Tokens"),
     analysis.Sweep: _sweep,
     analysis.TokenEffects: _of_frame("Tokens, nats"),
-    analysis.TransferTable: _transfer,
+    analysis.TransferTable: _of_frame("Cells"),
 }
 
 

@@ -31,8 +31,19 @@ TABLE = TransferTable(
 )
 
 
-def test_the_frame_has_sources_as_rows_and_targets_as_columns():
+def test_the_frame_has_a_row_for_each_cell_with_its_interval():
     frame = TABLE.to_frame()
+    assert frame[["heads of", "task", "metric", "value", "n"]].to_numpy().tolist()[:3] == [
+        ["truth", "kinship", "exact_match", 0.25, 4],
+        ["truth", "truth", "mc1", 1.0, 2],
+        ["kinship", "kinship", "exact_match", 0.75, 4],
+    ]
+    assert tuple(frame.loc[0, ["low", "high"]]) == TABLE.evaluations["truth", "kinship"].interval()
+    assert len(frame) == 6
+
+
+def test_the_matrix_has_sources_as_rows_and_targets_as_columns():
+    frame = TABLE.matrix()
     assert (frame.index.name, list(frame.index)) == ("heads of", ["truth", "kinship", "random"])
     assert (frame.columns.name, list(frame.columns)) == ("task", ["kinship", "truth"])
     assert frame.to_numpy().tolist() == [[0.25, 1.0], [0.75, 0.5], [0.0, 0.5]]
@@ -81,8 +92,8 @@ def test_split_and_token_budget_of_effects_reach_the_evaluation(llama, tasks, pa
 
 def test_effects_say_that_their_rows_are_adapters(llama, tasks):
     table = effects_on_tasks(llama, EDITS, tasks)
-    assert table.to_frame().index.name == "adapter"
-    assert list(table.to_frame().index) == ["base", "heads", "shots"]
+    assert table.matrix().index.name == "adapter"
+    assert list(table.matrix().index) == ["base", "heads", "shots"]
 
 
 @pytest.mark.usefixtures("as_users_run_it")
