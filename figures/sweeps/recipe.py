@@ -3,6 +3,7 @@
 The runs are those of `study.py` beside this file and of `figures/methods`; no model is needed.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,8 +20,9 @@ QUANTITIES = {"heads": ("heads (% of all)", 100), "examples": ("training example
 def compute() -> Iterator[tuple[str, Result]]:
     for kind, (quantity, factor) in QUANTITIES.items():
         for name in TASKS:
-            runs = {factor * x: tuple(evaluation(name, kind, x, seed) for seed in SEEDS) for x in places(name, kind)}
-            yield f"{kind}-{name}", Sweep(quantity, runs)
+            with contextlib.suppress(FileNotFoundError):  # not all of it has been run
+                runs = {factor * x: tuple(evaluation(name, kind, x, seed) for seed in SEEDS) for x in places(name, kind)}
+                yield f"{kind}-{name}", Sweep(quantity, runs)
 
 
 def draw(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,9 +31,9 @@ def draw(results: Mapping[str, Any]) -> dict[str, Any]:
     for kind in QUANTITIES:
         of_metric: dict[str, dict[str, Any]] = {}
         for name in TASKS:
-            found = results[f"{kind}-{name}"]
-            metric = next(iter(found.evaluations.values()))[0].metric
-            of_metric.setdefault(metric, {})[name] = found
+            if found := results.get(f"{kind}-{name}"):
+                metric = next(iter(found.evaluations.values()))[0].metric
+                of_metric.setdefault(metric, {})[name] = found
         for metric, sweeps in of_metric.items():
             figures[f"{kind}-{metric}"] = plots.sweep_curves(sweeps, title=f"By {QUANTITIES[kind][0]}")
     return figures
