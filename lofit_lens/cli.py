@@ -247,6 +247,8 @@ def figures(
     images: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(IMAGE_FORMATS)} (default: png).")] = None,
 ) -> None:
     """Draw figures again from the numbers beside them."""
+    if unknown := [kind for kind in images or () if kind not in IMAGE_FORMATS]:
+        raise ValueError(f"--images {' '.join(unknown)}; wanted some of {', '.join(IMAGE_FORMATS)}")
     for recipe in find_recipes(folder, names or ()):
         console.print(f"{recipe.folder.name}: {recipe.summary}", markup=False, highlight=False)
         if rerun:

@@ -71,11 +71,20 @@ def test_drawing_computes_nothing(root, capsys, monkeypatch):
 
 
 def test_the_command_computes_and_draws(root, capsys, monkeypatch):
-    command = ["lofit-lens", "figures", "maps", "--folder", str(root), "--rerun", "--images", "bmp"]
-    monkeypatch.setattr(sys, "argv", command)
+    command = ["lofit-lens", "figures", "maps", "--folder", str(root), "--rerun", "--images", "svg"]
+    monkeypatch.setattr(sys, "argv", [*command, "--images", "bmp"])
     with pytest.raises(SystemExit):
         cli.main()
-    assert "got the images ['bmp'], wanted some of ['png', 'svg', 'pdf']" in capsys.readouterr().err
+    assert "--images bmp; wanted some of png, svg, pdf" in capsys.readouterr().err
+    assert not (root / "maps" / "data").exists()
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert "maps: Two maps of made-up scores." in capsys.readouterr().out
+    drawn = {path.name for path in (root / "maps").iterdir()}
+    assert {"a.html", "b.html"} <= drawn
+    assert not {"a.png", "a.pdf"} & drawn
 
 
 def test_nothing_that_was_computed_is_lost_if_the_rest_fails(root):
