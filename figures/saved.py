@@ -6,15 +6,13 @@ rates as validation picked them.
 
 import functools
 import json
-from pathlib import Path
-
-import torch
 
 import lofit_lens as ll
+from figures.methods.study import adapter_path, scores_path
+from figures.studies import scores_of
 from lofit_lens.lens import LensModel
 from lofit_lens.tasks import Task
 
-METHODS = Path(__file__).parent / "methods" / "results"
 SEEDS = (0, 1)
 K = 27
 #: Query heads that read the same keys and values.
@@ -34,16 +32,10 @@ def model() -> LensModel:
 
 
 @functools.cache
-def adapter(task: str, seed: int = 0, method: str = "LoFiT") -> ll.HeadIntervention:
-    return ll.HeadIntervention.load(METHODS / "adapters" / f"{task}-{method}-seed{seed}", model())
+def adapter(task: str, seed: int = 0) -> ll.HeadIntervention:
+    return ll.HeadIntervention.load(adapter_path(task, "LoFiT", seed), model())
 
 
 def scores(task: str, seed: int = 0) -> ll.HeadScores:
     """LoFiT's first step."""
-    stored = json.loads((METHODS / "scores" / f"{task}-seed{seed}.json").read_text())
-    return ll.HeadScores(torch.tensor(stored["scores"]), "norm of the learned scaling", stored["made_of"])
-
-
-def best_heads(task: str, count: int) -> tuple[ll.Head, ...]:
-    """Of the saved adapter, by its scores."""
-    return scores(task).top(count)
+    return scores_of(json.loads(scores_path(task, seed).read_text()), TASKS[task])

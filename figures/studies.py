@@ -80,7 +80,14 @@ def lofit_scores(model: LensModel, task: Task, seed: int, path: Path) -> tuple[l
         return {"scores": scores.values.tolist(), "seconds": time.process_time() - start}
 
     found = stored(path, made_of(task, [LOFIT], seed), select)
-    return ll.HeadScores(torch.tensor(found["scores"])), found["seconds"]
+    return scores_of(found, task), found["seconds"]
+
+
+def scores_of(cell: Mapping[str, Any], task: Task) -> ll.HeadScores:
+    """Of a cell that `lofit_scores` has kept for that kind of task."""
+    (settings,), made = cell["made_of"]["methods"], cell["made_of"]
+    made_by = {"method": "LoFiT", "task": task.name, "task_settings": made["task"], "seed": made["seed"], "settings": settings}
+    return ll.HeadScores(torch.tensor(cell["scores"]), "norm of the learned scaling", made_by)
 
 
 def tried(model: LensModel, task: Task, method: ll.methods.Method, seed: int) -> tuple[Adapter, dict[str, Any]]:

@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from lofit_lens.files import new_folder, recover_folder, sha256_of
 
 SCHEMA_VERSION = 1
+#: Beside an adapter, where its method scored heads.
+SCORES_FILE = "head_scores.json"
 CONFIG_FILE = "lofit_config.json"
 VECTORS_FILE = "lofit_vectors.safetensors"
 CARD_FILE = "README.md"

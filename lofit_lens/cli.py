@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -21,7 +21,7 @@ from lofit_lens.interventions import Adapter
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import METHODS
 from lofit_lens.recipes import find_recipes
-from lofit_lens.rendering import IMAGE_FORMATS, ImageFormat
+from lofit_lens.rendering import IMAGE_FORMATS, checked_images
 from lofit_lens.tasks import TASKS, Task, open_web_text, sources, task_named, texts_of
 from lofit_lens.tasks.base import METRICS, SPLITS
 from lofit_lens.tasks.sources import SOURCES
@@ -98,7 +98,7 @@ def fit(
     result = chosen_method.fit(lens_model, chosen_task, seed=seed)
     folder = _save(result.intervention, lens_model, out)
     if result.scores is not None:
-        ll.save_result(result.scores, folder / "head_scores.json")
+        ll.save_result(result.scores, folder / adapters.SCORES_FILE)
     if isinstance(result.intervention, ll.HeadIntervention):
         console.print(f"{len(result.intervention.heads)} heads: {' '.join(head.label for head in result.intervention.heads)}")
     console.print(f"{result.intervention.n_parameters:,} numbers learned")
@@ -247,13 +247,12 @@ def figures(
     images: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(IMAGE_FORMATS)} (default: png).")] = None,
 ) -> None:
     """Draw figures again from the numbers beside them."""
-    if unknown := [kind for kind in images or () if kind not in IMAGE_FORMATS]:
-        raise ValueError(f"--images {' '.join(unknown)}; wanted some of {', '.join(IMAGE_FORMATS)}")
+    kinds = checked_images(images or ["png"])
     for recipe in find_recipes(folder, names or ()):
         console.print(f"{recipe.folder.name}: {recipe.summary}", markup=False, highlight=False)
         if rerun:
             recipe.rerun()
-        for path in recipe.render(images=cast(list[ImageFormat], images or ["png"])):
+        for path in recipe.render(images=kinds):
             console.print(f"  {path}", highlight=False, soft_wrap=True)
 
 

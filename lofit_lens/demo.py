@@ -22,7 +22,7 @@ from lofit_lens.interventions import HeadIntervention
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import LoFiT
 from lofit_lens.models import fingerprint, load_model
-from lofit_lens.rendering import save_figure
+from lofit_lens.rendering import save_figures
 from lofit_lens.results import save_result
 from lofit_lens.selection import random_scores
 from lofit_lens.store import Run, RunStore
@@ -138,8 +138,7 @@ def _write(out: Path, table: TransferTable, own: dict[str, Run], model: LensMode
     for name, result in scores.items():
         save_result(result, out / "data" / f"{name}.json")
     save_result(table, out / "data" / "transfer.json")
-    for name, figure in figures(scores, table).items():
-        save_figure(figure, out / name, images=())
+    save_figures({out / name: figure for name, figure in figures(scores, table).items()}, images=())
 
 
 def figures(scores: Mapping[str, HeadScores], table: TransferTable) -> dict[str, Any]:

@@ -98,13 +98,23 @@ def save_figures(
     Raises:
         ValueError, OSError: as `save_figure`.
     """
-    if unknown := [kind for kind in images if kind not in IMAGE_FORMATS]:
-        raise ValueError(f"got the images {unknown}, wanted some of {list(IMAGE_FORMATS)}")
+    kinds = checked_images(images)
     if ending := [path for path in figures if path.suffix[1:] in ("html", "json", "csv", *IMAGE_FORMATS)]:
         raise ValueError(f"got {ending[0]}, wanted a path without {ending[0].suffix}: several files are written")
     pages = [_save_page(path, figure, offline=offline) for path, figure in figures.items()]
     drawn = {path: figure for path, figure in figures.items() if not isinstance(figure, TokenView)}
-    return pages + (_images(drawn, images) if images and drawn else [])
+    return pages + (_images(drawn, kinds) if kinds and drawn else [])
+
+
+def checked_images(kinds: Sequence[str]) -> list[ImageFormat]:
+    """The kinds of images, each of which must be one that can be drawn.
+
+    Raises:
+        ValueError: says which is not.
+    """
+    if unknown := [kind for kind in kinds if kind not in IMAGE_FORMATS]:
+        raise ValueError(f"got the images {unknown}, wanted some of {list(IMAGE_FORMATS)}")
+    return [kind for kind in IMAGE_FORMATS if kind in kinds]
 
 
 def _save_page(path: Path, figure: go.Figure | TokenView, *, offline: bool) -> Path:

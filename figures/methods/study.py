@@ -75,16 +75,23 @@ def cell_path(task_name: str, method_name: str, seed: int) -> Path:
     return RESULTS / f"{task_name}-{method_name}-seed{seed}.json"
 
 
+def scores_path(task_name: str, seed: int) -> Path:
+    return RESULTS / "scores" / f"{task_name}-seed{seed}.json"
+
+
+def adapter_path(task_name: str, method_name: str, seed: int) -> Path:
+    return RESULTS / "adapters" / f"{task_name}-{method_name}-seed{seed}"
+
+
 def judged(model: LensModel, task_name: str, methods: tuple[Method, ...], seed: int, texts: list[str]) -> dict[str, Any]:
     """The best of these, and what it costs."""
     selection_seconds = 0.0
     if isinstance(methods[0], LoFiT):
-        path = RESULTS / "scores" / f"{task_name}-seed{seed}.json"
-        scores, selection_seconds = lofit_scores(model, TASKS[task_name], seed, path)
+        scores, selection_seconds = lofit_scores(model, TASKS[task_name], seed, scores_path(task_name, seed))
         methods = tuple(replace(method, heads=scores.top(method.k)) for method in methods)
     adapter, found = best_of(model, TASKS[task_name], methods, seed)
     if isinstance(adapter, ll.HeadIntervention) and isinstance(methods[0], LoFiT | ITI):
-        adapter.save(RESULTS / "adapters" / f"{task_name}-{type(methods[0]).__name__}-seed{seed}", model, overwrite=True)
+        adapter.save(adapter_path(task_name, type(methods[0]).__name__, seed), model, overwrite=True)
     cost = ll.side_effects(model, adapter, texts).summary()["mean"].to_dict() if adapter.position_free else None
     return found | {"n_parameters": adapter.n_parameters, "selection_seconds": selection_seconds, "cost": cost}
 

@@ -7,7 +7,7 @@ direct attribution on 50 test examples. The figures show the eight heads with th
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from figures.saved import TASKS, adapter, best_heads, model
+from figures.saved import TASKS, adapter, model, scores
 from lofit_lens import plots
 from lofit_lens.analysis import attribute_offsets, read_offsets
 from lofit_lens.results import Result
@@ -17,7 +17,7 @@ SHOWN = 8
 
 def compute() -> Iterator[tuple[str, Result]]:
     for name, task in TASKS.items():
-        yield name, read_offsets(model(), adapter(name).restrict(best_heads(name, SHOWN)))
+        yield name, read_offsets(model(), adapter(name).restrict(scores(name).top(SHOWN)))
         yield f"{name}-attribution", attribute_offsets(model(), task, adapter(name))
 
 

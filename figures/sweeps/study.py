@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import lofit_lens as ll
-from figures.saved import METHODS, SEEDS, model, scores
+from figures.methods.study import cell_path
+from figures.saved import SEEDS, model, scores
 from figures.studies import LOFIT, SIZES, known
 from figures.studies import TASKS as ALL_TASKS
 
@@ -52,7 +53,7 @@ def evaluation(task_name: str, sweep: str, x: float, seed: int) -> ll.Evaluation
 
 def lofit_cell(task_name: str, seed: int) -> dict[str, Any]:
     """Of `figures/methods`."""
-    return json.loads((METHODS / f"{task_name}-LoFiT-seed{seed}.json").read_text())
+    return json.loads(cell_path(task_name, "LoFiT", seed).read_text())
 
 
 def folder_of(task_name: str, sweep: str, x: float, seed: int) -> Path:

@@ -73,7 +73,7 @@ def head_heatmaps(
     figure.update_layout(
         template=TEMPLATE,
         title_text=title,
-        coloraxis={**_colours(scores.values()), "colorbar": colorbar},
+        coloraxis={**colour_scale(scores.values()), "colorbar": colorbar},
         plot_bgcolor=MUTED,
         width=max(420, 300 * len(scores) + 120),
         height=max(320, 15 * n_layers + 150),
@@ -81,10 +81,12 @@ def head_heatmaps(
     return figure
 
 
-def _colours(panels: Iterable[HeadScores]) -> dict[str, Any]:
+def colour_scale(panels: Iterable[HeadScores]) -> dict[str, Any]:
+    """One scale for all of these panels, whether or not they are in one figure: `colorscale`, `cmin`, `cmax`."""
     values = [panel[head] for panel in panels for head in panel.rank()]
-    if min(values, default=0.0) >= 0:
-        return {"colorscale": SEQUENTIAL}
+    lowest = min(values, default=0.0)
+    if lowest >= 0:
+        return {"colorscale": SEQUENTIAL, "cmin": lowest, "cmax": max(values, default=1.0)}
     largest = max(map(abs, values))
     return {"colorscale": DIVERGING, "cmin": -largest, "cmax": largest}
 

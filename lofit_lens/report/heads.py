@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from lofit_lens import plots
 from lofit_lens.analysis import HeadOverlap, head_overlap
 from lofit_lens.heads import Head, HeadScores
+from lofit_lens.plots.heads import colour_scale
 from lofit_lens.report.figures import k_of
 from lofit_lens.report.sources import Study
 
@@ -75,7 +76,7 @@ def head_maps(found: Sequence[Scored]) -> list[tuple[str, list[go.Figure]]]:
         names = unique_names(one.name for one in members)
         scores = {name: one.scores for name, one in zip(names, members, strict=True)}
         chosen = {name: one.chosen for name, one in zip(names, members, strict=True)}
-        colours = _one_scale(scores)
+        colours = colour_scale(scores.values())
         figures = [
             plots.head_heatmaps({name: scores[name] for name in part}, {name: chosen[name] for name in part})
             .update_layout(coloraxis=colours)
@@ -90,17 +91,6 @@ def head_maps(found: Sequence[Scored]) -> list[tuple[str, list[go.Figure]]]:
 def _on_two_lines(name: Any) -> None:
     """Of a panel that may have to be narrow."""
     name.update(text=name.text.replace(", ", "<br>", 1), font_size=13)
-
-
-def _one_scale(scores: Mapping[str, HeadScores]) -> dict[str, float | None]:
-    """Of all maps together."""
-    values = [value for one in scores.values() for value in one.values.flatten().tolist() if not math.isnan(value)]
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    layout: Any = plots.head_heatmaps(scores).layout  # its attributes are made at run time
-    colours = layout.coloraxis
-    return {"colorscale": colours.colorscale, "cmin": low, "cmax": high} | (
-        {} if colours.cmin is None else {"cmin": colours.cmin, "cmax": colours.cmax}
-    )
 
 
 def layer_histograms(study: Study, found: Sequence[Scored]) -> list[go.Figure]:

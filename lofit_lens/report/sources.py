@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lofit_lens.adapters import CONFIG_FILE, read_adapter
+from lofit_lens.adapters import CONFIG_FILE, SCORES_FILE, read_adapter
 from lofit_lens.heads import Head, HeadScores
 from lofit_lens.interventions import HeadIntervention, load_adapter
 from lofit_lens.outcomes import Evaluation
@@ -14,8 +14,6 @@ from lofit_lens.plain import from_plain
 from lofit_lens.results import Result, load_result
 from lofit_lens.store import ADAPTER_FOLDER, RUN_FILE
 
-#: What `lofit-lens fit` keeps in an adapter's folder beside the adapter.
-SCORES_FILE = "head_scores.json"
 #: The method of a run without an edit.
 BASE = "base model"
 WANTED = (

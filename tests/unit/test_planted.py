@@ -44,13 +44,11 @@ def planted(direction):
 
 
 @pytest.fixture(scope="module")
-def task():
-    from tests.conftest import ToyTask
-
+def task(toy_task):
     letters = random.Random(0)
     prompts = ["".join(letters.choices("abcdefghij ", k=letters.randint(4, 12))) for _ in range(60)]
     examples = [Example(prompt, TOKEN, rejected=("k",)) for prompt in prompts]
-    return ToyTask({"train": examples[:40], "val": examples[40:50], "test": examples[50:]})
+    return toy_task({"train": examples[:40], "val": examples[40:50], "test": examples[50:]})
 
 
 @pytest.fixture(scope="module")

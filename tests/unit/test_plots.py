@@ -85,7 +85,7 @@ def test_signed_scores_are_centred_at_0_and_others_are_not():
     assert (signed.cmin, signed.cmax) == (-6.0, 6.0)
     assert signed.colorscale[len(signed.colorscale) // 2][0] == 0.5
     plain = head_heatmap(SCORES).layout.coloraxis
-    assert (plain.cmin, plain.cmax) == (None, None)
+    assert (plain.cmin, plain.cmax) == (0.25, 2.0)
     assert plain.colorscale != signed.colorscale
 
 

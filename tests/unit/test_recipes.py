@@ -75,7 +75,7 @@ def test_the_command_computes_and_draws(root, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [*command, "--images", "bmp"])
     with pytest.raises(SystemExit):
         cli.main()
-    assert "--images bmp; wanted some of png, svg, pdf" in capsys.readouterr().err
+    assert "got the images ['bmp'], wanted some of ['png', 'svg', 'pdf']" in capsys.readouterr().err
     assert not (root / "maps" / "data").exists()
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as ended:
@@ -117,6 +117,7 @@ def test_folders_that_cannot_be_used_are_named(root, tmp_path):
 def test_the_figures_of_this_project_are_drawn_from_their_data(recipe):
     results = {path.stem: ll.load_result(path) for path in (recipe.folder / "data").glob("*.json")}
     figures = recipe.draw(results)
+    assert figures
     for name, figure in figures.items():
         page = (recipe.folder / f"{name}.html").read_text()
         if isinstance(figure, ll.plots.TokenView):
