@@ -206,7 +206,7 @@ def _remove_stale(path: Path) -> None:
     pattern = re.compile(re.escape(_scratch_prefix(path)) + r"(\d+)\.[0-9a-f]{8}\.tmp")
     for entry in path.parent.iterdir():
         match = pattern.fullmatch(entry.name)
-        if match and not _is_alive(int(match[1])):
+        if match and not is_alive(int(match[1])):
             _remove(entry)
 
 
@@ -219,7 +219,8 @@ def _remove(entry: Path) -> None:
             entry.unlink()
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this host is there; True where that cannot be told."""
     if os.name == "nt":
         # There os.kill(pid, 0) ends the process; the litter stays.
         return True

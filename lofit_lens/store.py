@@ -1,92 +1,196 @@
-"""Finished runs on disk, each in a folder named by a hash of what was run: same settings, already done."""
+"""Finished runs on disk, each in a folder named by a hash of what determines it: same settings, already done.
 
-import hashlib
+    ROOT/runs/NAME-KEY/          a finished run: see `runs`
+    ROOT/scores/NAME-KEY.json    head scores that several runs start from
+    ROOT/activations/            what heads put out, for whoever asks for the same again
+    ROOT/failures/KEY.json       what could not be run, and why
+    ROOT/work/KEY/               what an unfinished run goes on from
+    ROOT/leases/KEY.json         who is at what
+    ROOT/models.json             the fingerprint of every model that was loaded, by name
+    ROOT/journal.jsonl           what was done when, and how long each part took
+
+Everything is written in one step: a run is there whole or not at all, whatever kills the process. The Parquet files say what
+run they are of, so that they can be queried as one table, in DuckDB for instance:
+
+    SELECT task, heads, avg(score) FROM 'ROOT/runs/*/outcomes.parquet' WHERE metric = 'exact_match' GROUP BY ALL
+"""
+
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from lofit_lens.files import new_folder, recover_folder
+import pandas as pd
+from filelock import FileLock
+
+from lofit_lens.files import new_folder, write_json_atomically
 from lofit_lens.heads import HeadScores
-from lofit_lens.interventions import Adapter, load_adapter
+from lofit_lens.leases import is_leased, leased
 from lofit_lens.lens import LensModel
-from lofit_lens.methods.base import Fit
-from lofit_lens.outcomes import Evaluation
-from lofit_lens.plain import from_plain, to_plain
+from lofit_lens.results import load_result, save_result
+from lofit_lens.runs import (
+    LABELS,
+    OUTCOMES_FILE,
+    RUN_FILE,
+    Run,
+    key_of,
+    name_of,
+    read_run,
+    write_run,
+)
 
-RUN_FILE = "run.json"
-ADAPTER_FOLDER = "adapter"
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One cell: what was run, and what came out. `fit` is None where the base model was evaluated."""
-
-    settings: Mapping[str, Any]
-    fit: Fit[Adapter] | None
-    evaluation: Evaluation
+JOURNAL = "journal.jsonl"
 
 
 class RunStore:
-    """Runs under one folder. A run is there whole or not at all, whatever kills the process.
+    """Runs under one folder, which several processes may share.
 
     Args:
-        root: the folder; made when the first run is stored.
+        root: the folder; made when something is stored.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
-    def folder(self, settings: Mapping[str, Any]) -> Path:
-        """Where a run with these settings (plain JSON values) lives."""
-        canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return self.root / hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    def find(self, settings: Mapping[str, Any]) -> Path | None:
+        """The folder of the finished run with these settings (plain JSON values), or None."""
+        return self._at("runs", key_of(settings))
 
-    def get(self, settings: Mapping[str, Any], model: LensModel) -> Run | None:
+    def get(self, settings: Mapping[str, Any], model: LensModel | None = None) -> Run | None:
         """The stored run, or None if there is none.
 
+        Args:
+            settings: what determines it.
+            model: which its edit must be of, if given.
+
         Raises:
-            ValueError: it is damaged; the message names the folder to delete.
+            ValueError: it is damaged, or of another model; the message names the folder to delete.
         """
-        folder = self.folder(settings)
-        recover_folder(folder)
-        if not (folder / RUN_FILE).is_file():
-            return None
-        try:
-            stored = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-            fit = None if stored["losses"] is None else self._read_fit(folder, stored, model)
-            return Run(stored["settings"], fit, Evaluation.from_json(stored["evaluation"]))
-        except (KeyError, TypeError, AttributeError, ValueError, FileNotFoundError) as error:
-            raise ValueError(
-                f"the run in {folder} is damaged, or of another base model ({error}); delete that folder, and it will "
-                "be run again"
-            ) from error
+        folder = self.find(settings)
+        return None if folder is None else read_run(folder, model)
 
     def put(self, run: Run, model: LensModel) -> Path:
-        """Store a run in one atomic step.
+        """Store a run in one atomic step. One that is there already has the same settings, and stands.
 
         Raises:
             OSError: the folder cannot be written.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        fit = run.fit
-        stored = {
-            "settings": dict(run.settings),
-            "evaluation": run.evaluation.to_json(),
-            "losses": None if fit is None else {stage: list(losses) for stage, losses in fit.losses.items()},
-            "scores": None if fit is None or fit.scores is None else to_plain(fit.scores),
-        }
-        with new_folder(self.folder(run.settings), overwrite=True) as draft:
-            (draft / RUN_FILE).write_text(json.dumps(stored, indent=1), encoding="utf-8")
-            if fit is not None:
-                fit.intervention.save(draft / ADAPTER_FOLDER, model)
-        return self.folder(run.settings)
+        if (found := self.find(run.settings)) is not None:
+            return found
+        folder = self.root / "runs" / _file_name(run.labels, key_of(run.settings))
+        with suppress(FileExistsError), new_folder(folder) as draft:
+            write_run(draft, run, model)
+        return folder
 
-    @staticmethod
-    def _read_fit(folder: Path, stored: Mapping[str, Any], model: LensModel) -> Fit[Adapter]:
-        return Fit(
-            intervention=load_adapter(folder / ADAPTER_FOLDER, model),
-            scores=None if stored["scores"] is None else from_plain(HeadScores, stored["scores"]),
-            losses={stage: tuple(losses) for stage, losses in stored["losses"].items()},
-        )
+    def find_scores(self, settings: Mapping[str, Any]) -> Path | None:
+        """The file of the head scores with these settings, or None."""
+        return self._at("scores", key_of(settings), ".json")
+
+    def get_scores(self, settings: Mapping[str, Any]) -> HeadScores | None:
+        """The stored head scores, or None if there are none.
+
+        Raises:
+            ValueError: they are damaged; the message names the file.
+        """
+        path = self.find_scores(settings)
+        return None if path is None else load_result(path, HeadScores)
+
+    def put_scores(self, settings: Mapping[str, Any], scores: HeadScores, labels: Mapping[str, Any]) -> Path:
+        """Store head scores in one atomic step.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        return save_result(scores, self.root / "scores" / f"{_file_name(labels, key_of(settings))}.json")
+
+    def folders(self) -> list[Path]:
+        """Of all finished runs, by name."""
+        return sorted(path.parent for path in self.root.glob(f"runs/[!.]*/{RUN_FILE}"))
+
+    def table(self) -> pd.DataFrame:
+        """One row per run, by name: its labels, the metric in [0, 1] with its 95 % interval, n, numbers learned, the seconds of
+        each part, and its folder.
+
+        Raises:
+            ValueError: a run that is damaged, or of another form.
+        """
+        rows = [summary_row(folder) for folder in self.folders()]
+        return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=list(LABELS))
+
+    def outcomes(self) -> pd.DataFrame:
+        """One row per run, example and metric: the run's labels, `example`, `metric`, `score`, `text` and its `folder`."""
+        frames = [pd.read_parquet(folder / OUTCOMES_FILE).assign(folder=folder.name) for folder in self.folders()]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(LABELS))
+
+    def lease(self, key: str) -> AbstractContextManager[bool]:
+        """Be the one who works at this key, if nobody else is: see `leases.leased`."""
+        return leased(self._lease_path(key))
+
+    def is_leased(self, key: str) -> bool:
+        """Whether somebody works at this key now."""
+        return is_leased(self._lease_path(key))
+
+    def work_folder(self, key: str) -> Path:
+        """Where unfinished work keeps what it goes on from."""
+        return self.root / "work" / key
+
+    @property
+    def activations_folder(self) -> Path:
+        return self.root / "activations"
+
+    def failure(self, key: str) -> dict[str, Any] | None:
+        """Why that could not be done, or None."""
+        with suppress(FileNotFoundError):
+            return json.loads(self._failure_path(key).read_text(encoding="utf-8"))
+        return None
+
+    def mark_failed(self, key: str, failure: Mapping[str, Any]) -> None:
+        """Remember that this could not be done.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_json_atomically(self._failure_path(key), dict(failure))
+
+    def forget_failure(self, key: str) -> None:
+        self._failure_path(key).unlink(missing_ok=True)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of every model that was loaded for this store, by name."""
+        with suppress(FileNotFoundError):
+            return json.loads((self.root / "models.json").read_text(encoding="utf-8"))
+        return {}
+
+    def note_fingerprint(self, name: str, fingerprint: str) -> None:
+        """Remember which model that is, so that what is done can be told without loading it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / ".models.lock"):
+            known = self.fingerprints()
+            if known.get(name) != fingerprint:
+                write_json_atomically(self.root / "models.json", {**known, name: fingerprint})
+
+    def note(self, entry: Mapping[str, Any]) -> None:
+        """Add a line to the journal: what was done, and how long that took."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.root / JOURNAL, "a", encoding="utf-8") as journal:  # lines this short are appended whole
+            journal.write(json.dumps(entry) + "\n")
+
+    def journal(self) -> list[dict[str, Any]]:
+        """All entries, in the order in which they were made."""
+        with suppress(FileNotFoundError):
+            return [json.loads(line) for line in (self.root / JOURNAL).read_text(encoding="utf-8").splitlines()]
+        return []
+
+    def _at(self, kind: str, key: str, ending: str = "") -> Path | None:
+        return next((path for path in self.root.glob(f"{kind}/*{key}{ending}")), None)
+
+    def _lease_path(self, key: str) -> Path:
+        return self.root / "leases" / f"{key}.json"
+
+    def _failure_path(self, key: str) -> Path:
+        return self.root / "failures" / f"{key}.json"
+
+
+def _file_name(labels: Mapping[str, Any], key: str) -> str:
+    return f"{name_of(labels)}-{key}".removeprefix("-")

@@ -1,7 +1,8 @@
 """What a method is: a frozen set of its own hyperparameters that can `fit`."""
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 from pydantic import ConfigDict, Field
@@ -48,6 +49,14 @@ def settings_of(method: Any) -> dict[str, Any]:
 def made_by(method: Any, task: Task, seed: int) -> dict[str, Any]:
     """What an adapter, or a method's scores, say of where they come from."""
     return {"method": type(method).__name__, **task.provenance(), "seed": seed, "settings": settings_of(method)}
+
+
+MethodT = TypeVar("MethodT", bound=Any)
+
+
+def at_defaults(method: MethodT, names: Iterable[str]) -> MethodT:
+    """The method with these settings at their defaults."""
+    return replace(method, **{name: method.__dataclass_fields__[name].default for name in names})
 
 
 class Method(Protocol):

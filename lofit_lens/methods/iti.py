@@ -32,7 +32,7 @@ from lofit_lens.heads import HeadScores, checked_heads, head_count
 from lofit_lens.interventions import HeadIntervention
 from lofit_lens.layout import Positions
 from lofit_lens.lens import LensModel
-from lofit_lens.methods.base import Fit, made_by, settings_of
+from lofit_lens.methods.base import Fit, at_defaults, made_by, settings_of
 from lofit_lens.models import base_of, check_model
 from lofit_lens.probes import VAL_SHARE, Probes, fit_probes, held_out, labelled_answers
 from lofit_lens.tasks.base import Task, non_empty
@@ -103,6 +103,10 @@ class ITI:
         """
         _, _, probes = self._probed(model, task, seed)
         return self._scores(probes, task, seed)
+
+    def selector(self) -> "ITI":
+        """This, with everything that `select` does not read at its default: two that are equal score heads alike."""
+        return at_defaults(self, ("k", "heads", "alpha", "direction", "positions"))
 
     def _probed(self, model: LensModel, task: Task, seed: int) -> tuple[Tensor, Tensor, Probes]:
         """`z` of all right and wrong answers, which of them are right, and a probe for every head."""

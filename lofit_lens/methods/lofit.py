@@ -26,7 +26,7 @@ from lofit_lens.fitting import Penalised, VectorKind, fit_vectors
 from lofit_lens.heads import HeadScores, checked_heads, head_count
 from lofit_lens.interventions import HeadIntervention, scores_from_norms
 from lofit_lens.lens import LensModel
-from lofit_lens.methods.base import Count, Fit, NotNegative, Positive, Trained
+from lofit_lens.methods.base import Count, Fit, NotNegative, Positive, Trained, at_defaults
 from lofit_lens.models import base_of, check_model
 from lofit_lens.objectives import Objective
 from lofit_lens.tasks.base import Task
@@ -71,6 +71,11 @@ class LoFiT(Trained):
             NonFiniteLossError: the loss became NaN or infinite.
         """
         return self._select(model, task, self._objective(model, task), seed)[0]
+
+    def selector(self) -> "LoFiT":
+        """This, with everything that `select` does not read at its default: two that are equal score heads alike."""
+        of_step_1, of_step_2 = ("scale_lr", "scale_epochs", "l1", "penalised"), ("offset_lr", "offset_epochs")
+        return at_defaults(self, ("k", "heads", *(of_step_2 if self.select_by == "scale" else of_step_1)))
 
     def _select(self, model: LensModel, task: Task, objective: Objective, seed: int) -> tuple[HeadScores, tuple[float, ...]]:
         info = check_model(model)

@@ -14,7 +14,7 @@ from lofit_lens.analysis import HeadOverlap, head_overlap
 from lofit_lens.heads import Head, HeadScores
 from lofit_lens.plots.heads import colour_scale
 from lofit_lens.report.figures import k_of
-from lofit_lens.report.sources import Study
+from lofit_lens.report.sources import Findings
 
 #: Panels of a figure: side by side on a screen and on a page; below each other.
 IN_A_ROW, IN_A_COLUMN = 3, 6
@@ -35,7 +35,7 @@ class Scored:
     chosen: tuple[Head, ...]
 
 
-def all_scores(study: Study) -> list[Scored]:
+def all_scores(study: Findings) -> list[Scored]:
     """Of runs, and of results that are not those of a run."""
     found: dict[tuple[object, ...], Scored] = {}
     for run in study.runs:
@@ -93,7 +93,7 @@ def _on_two_lines(name: Any) -> None:
     name.update(text=name.text.replace(", ", "<br>", 1), font_size=13)
 
 
-def layer_histograms(study: Study, found: Sequence[Scored]) -> list[go.Figure]:
+def layer_histograms(study: Findings, found: Sequence[Scored]) -> list[go.Figure]:
     """Layers of the chosen heads, each set of heads once."""
     edited = [(run.label, run.n_layers, run.heads) for run in study.runs if run.heads and run.n_layers]
     scored = [(one.name, one.scores.values.shape[0], one.chosen) for one in found if one.chosen]

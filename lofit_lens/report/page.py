@@ -22,7 +22,7 @@ from lofit_lens import analysis, plots
 from lofit_lens.files import check_writable, write_text_atomically
 from lofit_lens.report import heads
 from lofit_lens.report.figures import IN_THE_DARK, Drawn, figures_of
-from lofit_lens.report.sources import Study, read_sources
+from lofit_lens.report.sources import Findings, read_sources
 from lofit_lens.report.tables import Table, all_settings, overview, tables_of
 from lofit_lens.results import Result
 
@@ -88,7 +88,7 @@ def write_report(sources: Iterable[str | Path], path: str | Path, *, title: str 
     return Path(path)
 
 
-def _render(study: Study, title: str) -> str:
+def _render(study: Findings, title: str) -> str:
     sections = [section for section in _sections(study) if section.cards or section.tables]
     panels = [panel for section in sections for card in section.cards for panel in card.panels]
     libraries = _libraries(panels)
@@ -138,12 +138,12 @@ def _policy(scripts: Sequence[str]) -> str:
     )
 
 
-def _summary(study: Study) -> str:
+def _summary(study: Findings) -> str:
     counts = ((len(study.runs), "run"), (len(study.results), "result"))
     return ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts if count)
 
 
-def _sections(study: Study) -> list[Section]:
+def _sections(study: Findings) -> list[Section]:
     views = {name: result for name, result in study.results.items() if _is_view(result)}
     others = {name: result for name, result in study.results.items() if name not in views}
     tables = [overview(study.runs), all_settings(study.runs)] if study.runs else []
@@ -167,7 +167,7 @@ def _card(identifier: str, name: str, result: Result) -> Card:
     return Card(identifier, name, _panels(figures), tables_of(result), type(result).__name__, note, len(figures) > 1)
 
 
-def _head_cards(study: Study) -> list[Card]:
+def _head_cards(study: Findings) -> list[Card]:
     found = heads.all_scores(study)
     cards = [
         Card(f"maps-{i}", "Head maps", _panels(_numbered(figures)), note=what)

@@ -10,9 +10,8 @@ from lofit_lens.adapters import CONFIG_FILE, SCORES_FILE, read_adapter
 from lofit_lens.heads import Head, HeadScores
 from lofit_lens.interventions import HeadIntervention, load_adapter
 from lofit_lens.outcomes import Evaluation
-from lofit_lens.plain import from_plain
 from lofit_lens.results import Result, load_result
-from lofit_lens.store import ADAPTER_FOLDER, RUN_FILE
+from lofit_lens.runs import ADAPTER_FOLDER, RUN_FILE, read_run
 
 #: The method of a run without an edit.
 BASE = "base model"
@@ -23,7 +22,7 @@ WANTED = (
 
 
 @dataclass(frozen=True, eq=False)
-class StudyRun:
+class ShownRun:
     """A run, or an adapter alone: what is known of it, and what came out.
 
     Args:
@@ -64,14 +63,14 @@ class StudyRun:
 
 
 @dataclass(frozen=True)
-class Study:
+class Findings:
     """Everything that was found, in the order in which it is shown."""
 
-    runs: tuple[StudyRun, ...]
+    runs: tuple[ShownRun, ...]
     results: Mapping[str, Result]
 
 
-def read_sources(sources: Iterable[str | Path]) -> Study:
+def read_sources(sources: Iterable[str | Path]) -> Findings:
     """Read runs, adapters and results; in folders, whatever is below them.
 
     Raises:
@@ -80,7 +79,7 @@ def read_sources(sources: Iterable[str | Path]) -> Study:
     """
     if isinstance(sources, str | Path):
         raise ValueError(f"got one path, {str(sources)!r}; wanted a list of them")
-    runs: list[StudyRun] = []
+    runs: list[ShownRun] = []
     results: dict[str, Result] = {}
     seen: set[Path] = set()
     for source in map(Path, sources):
@@ -99,7 +98,7 @@ def read_sources(sources: Iterable[str | Path]) -> Study:
                 results[_name(path, source, results)] = load_result(path)
     if not seen:
         raise ValueError(f"got no sources; {WANTED}")
-    return Study(_in_order(_once(runs)), results)
+    return Findings(_in_order(_once(runs)), results)
 
 
 def _found_at(path: Path) -> Iterator[Path]:
@@ -136,14 +135,14 @@ def _name(path: Path, source: Path, taken: Mapping[str, Any]) -> str:
     return next((name for name in names if name not in taken), str(path))
 
 
-def _read_adapter(folder: Path) -> StudyRun:
+def _read_adapter(folder: Path) -> ShownRun:
     config, _ = read_adapter(folder)
     adapter = load_adapter(folder)
     scores = folder / SCORES_FILE
     try:
         made_by, base = dict(adapter.made_by), dict(adapter.base_model or {})
         origin = _origin(made_by)
-        return StudyRun(
+        return ShownRun(
             folder=folder.name,
             task=str(origin.get("task", "")),
             method=_method(made_by),
@@ -162,25 +161,20 @@ def _read_adapter(folder: Path) -> StudyRun:
         raise ValueError(f"{folder / CONFIG_FILE} has values of another form ({error!r}); save the adapter again") from error
 
 
-def _read_run(folder: Path) -> StudyRun:
-    stored = _json_of(folder / RUN_FILE)
-    try:
-        evaluation, settings = Evaluation.from_json(stored["evaluation"]), dict(stored["settings"])
-        scores = None if stored["scores"] is None else from_plain(HeadScores, stored["scores"])
-        if stored["losses"] is None:
-            return StudyRun(
-                folder=folder.name,
-                task=evaluation.task,
-                method=BASE,
-                seed=None,
-                model=str(settings.get("model", "")),
-                task_settings=evaluation.task_settings,
-                evaluation=evaluation,
-            )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"the run in {folder} is damaged ({error!r}); delete that folder, and run it again") from error
+def _read_run(folder: Path) -> ShownRun:
+    run = read_run(folder)
+    if run.fit is None:
+        return ShownRun(
+            folder=folder.name,
+            task=str(run.labels.get("task", run.evaluation.task)),
+            method=BASE,
+            seed=None,
+            model=str(run.labels.get("model", run.settings.get("model", ""))),
+            task_settings=run.evaluation.task_settings,
+            evaluation=run.evaluation,
+        )
     fitted = _read_adapter(folder / ADAPTER_FOLDER)
-    return replace(fitted, folder=folder.name, task=evaluation.task, scores=scores, evaluation=evaluation)
+    return replace(fitted, folder=folder.name, task=str(run.labels.get("task", run.evaluation.task)), evaluation=run.evaluation)
 
 
 def _origin(made_by: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -198,16 +192,16 @@ def _method(made_by: Mapping[str, Any]) -> str:
     return str(made_by.get("method", "unknown"))
 
 
-def _once(runs: Sequence[StudyRun]) -> list[StudyRun]:
+def _once(runs: Sequence[ShownRun]) -> list[ShownRun]:
     """Without adapters that are in two places, as those of a run may be."""
     of_runs = {run.digest for run in runs if run.evaluation is not None}
-    kept: dict[Any, StudyRun] = {}
+    kept: dict[Any, ShownRun] = {}
     for run in runs:
         if run.evaluation is not None or run.digest not in of_runs:
             kept.setdefault(run.digest if run.evaluation is None else (run.folder, len(kept)), run)
     return list(kept.values())
 
 
-def _in_order(runs: Iterable[StudyRun]) -> tuple[StudyRun, ...]:
+def _in_order(runs: Iterable[ShownRun]) -> tuple[ShownRun, ...]:
     """By task, the base model first, then by method and seed."""
     return tuple(sorted(runs, key=lambda run: (run.task, run.method != BASE, run.method, str(run.seed), run.folder)))

@@ -12,7 +12,7 @@ from lofit_lens import analysis
 from lofit_lens.heads import Head, HeadScores
 from lofit_lens.methods import METHODS
 from lofit_lens.outcomes import Evaluation
-from lofit_lens.report.sources import StudyRun
+from lofit_lens.report.sources import ShownRun
 from lofit_lens.results import Result
 from lofit_lens.side_effects import SideEffects
 
@@ -110,7 +110,7 @@ def tables_of(result: Result) -> list[Table]:
     return TABLES[type(result)](result)
 
 
-def overview(runs: Sequence[StudyRun]) -> Table:
+def overview(runs: Sequence[ShownRun]) -> Table:
     """One row for each run."""
     columns = ("Task", "Method", "Settings", "Seed", "Model", "Heads", "Numbers learned", "Metric", "Value", "n", "Folder")
     chosen = {frozenset(run.heads): run.task for run in runs if run.scores is not None}
@@ -118,12 +118,12 @@ def overview(runs: Sequence[StudyRun]) -> Table:
     return Table("Runs", columns, tuple(_row(run, chosen, models) for run in runs), len(runs))
 
 
-def _names_of_models(runs: Iterable[StudyRun]) -> dict[str, str]:
+def _names_of_models(runs: Iterable[ShownRun]) -> dict[str, str]:
     """A run of the base model alone knows its fingerprint only; another run knows its name."""
     return {run.fingerprint: run.model for run in runs if run.fingerprint}
 
 
-def _row(run: StudyRun, chosen: Mapping[frozenset[Head], str], models: Mapping[str, str]) -> tuple[Cell, ...]:
+def _row(run: ShownRun, chosen: Mapping[frozenset[Head], str], models: Mapping[str, str]) -> tuple[Cell, ...]:
     found = run.evaluation
     settings = ", ".join(f"{name} = {_plain(value)}" for name, value in _telling(run).items())
     if run.settings.get("heads") is not None:
@@ -149,7 +149,7 @@ def _row(run: StudyRun, chosen: Mapping[frozenset[Head], str], models: Mapping[s
     )
 
 
-def _telling(run: StudyRun) -> dict[str, Any]:
+def _telling(run: ShownRun) -> dict[str, Any]:
     """Settings that are not the method's defaults, and a few that always matter."""
     defaults = _DEFAULTS.get(run.method, {})
     is_given = run.settings.get("heads") is not None
@@ -165,7 +165,7 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def all_settings(runs: Sequence[StudyRun]) -> Table:
+def all_settings(runs: Sequence[ShownRun]) -> Table:
     """Everything that the runs know of how they were made."""
     rows = [
         (run.label, run.folder, json.dumps(dict(run.settings)), json.dumps(dict(run.task_settings)))

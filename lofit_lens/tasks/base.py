@@ -1,5 +1,6 @@
 """What a task is: named splits of examples, the loss that trains on them and the metric that judges. No torch here."""
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -87,6 +88,13 @@ class Task(ABC):
     def provenance(self) -> dict[str, Any]:
         """What edits and scores made of this task say of it."""
         return {"task": self.name, "task_settings": self.settings()}
+
+    def digest(self, splits: Iterable[Split] = SPLITS) -> str:
+        """A short hash of every example of these splits: of the data themselves, whatever the settings say."""
+        examples = [
+            [split, [[e.prompt, e.answer, list(e.aliases), list(e.rejected)] for e in self.splits[split]]] for split in splits
+        ]
+        return hashlib.sha256(json.dumps(examples).encode()).hexdigest()[:16]
 
     @abstractmethod
     def build(self, split: Split) -> Iterable[Example]:

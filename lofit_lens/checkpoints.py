@@ -1,0 +1,8 @@
+"""stub"""
+
+import contextlib
+
+
+@contextlib.contextmanager
+def resumable(folder, every=30.0):
+    yield

@@ -1,0 +1,224 @@
+"""A study: which tasks are learned, on whose heads, by which methods, how often; in a TOML file or in Python.
+
+    name = "who lends heads to whom"
+    models = ["smollm2-135m-instruct"]
+    heads = ["own", "others", "iti", "random"]
+    k = [0.03, 0.1]
+    seeds = [0, 1, 2]
+
+    [tasks.kinship]                      # a task of that name; its settings
+    n_train = 100
+
+    [tasks.truthfulqa-0]                 # or any name, and which task it is
+    task = "truthfulqa"
+    fold = 0
+
+    [methods.lofit]
+    l1 = 1e-3
+    choose = { offset_lr = [3e-2, 1e-1] }        # tried in every cell; the validation split picks
+
+    [[methods.lofit.where]]                      # other settings in some cells
+    task = "truthfulqa-0"
+    k = 0.03
+    set = { offset_lr = 1e-2 }
+
+Its cells: every task with no edit; and by every method, with every seed, from every source of heads and at every k where the
+method takes heads. Cells of a task differ in nothing else: they are judged by the same examples.
+"""
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic.dataclasses import dataclass as validated
+
+from lofit_lens.methods import LoFiT, Method
+from lofit_lens.runs import name_of
+from lofit_lens.study.settings import STRICT, Count, K, Settings, made_methods, made_tasks, said
+from lofit_lens.tasks import Task
+
+HeadSource = Literal[
+    "own",
+    "others",
+    "iti",
+    "random",
+    "random-per-layer",
+    "random-like-own",
+    "gradient",
+    "greedy-gradient",
+    "bias",
+    "layer-probes",
+]
+HEAD_SOURCES: tuple[HeadSource, ...] = get_args(HeadSource)
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to run: a task by a method on heads; `method` is None where the model is judged as it is.
+
+    Args:
+        model: its name.
+        task: its name in the study.
+        method: its name in the study, or None.
+        heads: where its heads come from: a `HeadSource`, or another task's name; None for a method that takes none.
+        k: heads, a count or a share.
+        n_train: training examples, where the study varies them.
+        seed: None for the base model.
+    """
+
+    model: str
+    task: str
+    method: str | None = None
+    heads: str | None = None
+    k: int | float | None = None
+    n_train: int | None = None
+    seed: int | None = None
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What tables call it by."""
+        return {**vars(self), "method": self.method or "base"}
+
+    @property
+    def name(self) -> str:
+        return name_of(self.labels)
+
+
+@validated(frozen=True, config=STRICT)
+class Study:
+    """A grid of cells; `run_study` does what a store lacks.
+
+    Args:
+        name: of the study.
+        models: what `load_model` takes.
+        tasks: by name.
+        methods: by name; with their settings, or as they are.
+        heads: where methods that take heads get them: "own" (their own first step), "others" (each other task's own), "iti",
+            "random" and its kinds, gradients, "bias", "layer-probes", or the name of a task.
+        k: heads to take, counts or shares; each is another column of cells.
+        seeds: of the fits, and of what is random in the sources.
+        n_train: training examples of every task, one value after the other; none is the tasks' own sizes.
+        split: that is judged.
+        dtype: of the models.
+    """
+
+    name: str
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    tasks: Annotated[dict[str, Task], BeforeValidator(made_tasks)]
+    methods: Annotated[dict[str, Settings], BeforeValidator(made_methods)] = Field(default_factory=dict)
+    heads: tuple[str, ...] = ("own",)
+    k: Annotated[tuple[K, ...], Field(min_length=1)] = (0.1,)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    n_train: tuple[Count, ...] = ()
+    split: Literal["val", "test"] = "test"
+    dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        self._check_sources("heads", self.heads)
+        for name, settings in self.methods.items():
+            sources = self._sources(settings)
+            self._check_sources(f"methods.{name}.heads", sources)
+            if "bias" in sources and not isinstance(settings.method, LoFiT):
+                raise ValueError(
+                    f'heads has "bias", which is a way of LoFiT; say heads = [...] without it in methods.{name}, which is a '
+                    f"{type(settings.method).__name__}"
+                )
+        if clash := [name for name in self.tasks if name in HEAD_SOURCES]:
+            raise ValueError(f"a task is called {clash[0]!r}, which is a source of heads; call it something else")
+        for field in ("models", "heads", "k", "seeds", "n_train"):
+            values = getattr(self, field)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{field} = {list(values)} has a value twice; wanted each once")
+        for name, task in self.tasks.items():
+            if self.n_train and not (is_dataclass(task) and "n_train" in {field.name for field in fields(task)}):
+                raise ValueError(f"n_train is varied, but the task {name!r} has no n_train")
+        self._refuse_exceptions_that_never_apply()
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "Study":
+        """Read a TOML file; a study without a name is called as the file is.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no TOML, or says something that cannot be: names the key, the value and the choices.
+        """
+        path = Path(path)
+        try:
+            return cls(**{"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))})
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{path} is not TOML: {error}") from error
+        except ValidationError as error:
+            raise ValueError(f"{path}: {said(error, cls)}") from error
+
+    def _sources(self, settings: Settings) -> tuple[str, ...]:
+        if not settings.takes_heads:
+            return ()
+        return self.heads if settings.heads is None else settings.heads
+
+    def _check_sources(self, key: str, sources: tuple[str, ...]) -> None:
+        if unknown := [source for source in sources if source not in (*HEAD_SOURCES, *self.tasks)]:
+            raise ValueError(f"{key} has {unknown[0]!r}; wanted some of {', '.join(HEAD_SOURCES)}, or a task of the study")
+
+    def _refuse_exceptions_that_never_apply(self) -> None:
+        choices = {
+            "model": self.models,
+            "task": tuple(self.tasks),
+            "heads": (*HEAD_SOURCES, *self.tasks),
+            "k": self.k,
+            "n_train": self.n_train,
+        }
+        for name, settings in self.methods.items():
+            for where in settings.where:
+                for key, known in choices.items():
+                    if getattr(where, key) not in (None, *known):
+                        raise ValueError(
+                            f"methods.{name}.where has {key} = {getattr(where, key)!r}; wanted one of "
+                            f"{', '.join(map(str, known)) or 'none, as the study does not vary it'}"
+                        )
+
+    def check_data(self) -> None:
+        """Make every example of every task.
+
+        Raises:
+            FileNotFoundError: a task's files are not at hand.
+            ValueError: an example that cannot be made.
+        """
+        for name in self.tasks:
+            for n_train in self.n_train or (None,):
+                self.task_at(name, n_train).digest(dict.fromkeys(("train", "val", self.split)))
+
+    def task_at(self, name: str, n_train: int | None) -> Task:
+        """A task of the study, with so many training examples where they are varied."""
+        task = self.tasks[name]
+        return task if n_train is None else replace(task, n_train=n_train)  # pyright: ignore[reportArgumentType]
+
+    def method_at(self, cell: Cell) -> Method:
+        """What a cell is learned by, before heads are given and anything is chosen."""
+        assert cell.method is not None
+        place = {"model": cell.model, "task": cell.task, "heads": cell.heads, "k": cell.k, "n_train": cell.n_train}
+        return self.methods[cell.method].at(**place)
+
+    def cells(self) -> Iterator[Cell]:
+        """Everything to run; a model's cells are together, and so are a task's."""
+        for model in self.models:
+            for task in self.tasks:
+                yield Cell(model, task)
+                for n_train in self.n_train or (None,):
+                    for seed in self.seeds:
+                        for name, settings in self.methods.items():
+                            for heads, k in self._head_sets(task, settings):
+                                yield Cell(model, task, name, heads, k, n_train, seed)
+
+    def _head_sets(self, task: str, settings: Settings) -> Iterator[tuple[str | None, int | float | None]]:
+        if not settings.takes_heads:
+            yield None, None
+        for source in self._sources(settings):
+            lenders = [other for other in self.tasks if other != task] if source == "others" else [source]
+            # A task's own heads are called "own", so that a cell has one name.
+            for lender in dict.fromkeys("own" if lender == task else lender for lender in lenders):
+                for k in self.k:
+                    yield lender, k

@@ -1,0 +1,174 @@
+"""What a study has to do: head scores that several cells start from, and cells. Each is told by what determines it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from lofit_lens.methods import ITI, LoFiT
+from lofit_lens.runs import key_of, name_of
+from lofit_lens.study.grid import HEAD_SOURCES, Cell, Study
+
+#: Sources that ask nothing of a task, of a seed, and those that want to know how many heads will be taken.
+TASKLESS = ("random", "random-per-layer")
+SEEDLESS = ("gradient", "greedy-gradient")
+FOR_K = ("random-like-own", "greedy-gradient")
+#: Sources that are the method's own first step, on the task or on another.
+BY_METHOD = ("own", "bias", "random-like-own")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Scores of all heads, which cells take their heads from.
+
+    Args:
+        model: its name.
+        source: a `HeadSource`, but for "others".
+        task: whose; None where that makes no difference, as for all that follows.
+        method: whose first step it is.
+        n_train: training examples, where the study varies them.
+        k: how many heads will be taken.
+        seed: of what is random.
+    """
+
+    model: str
+    source: str
+    task: str | None = None
+    method: str | None = None
+    n_train: int | None = None
+    k: int | float | None = None
+    seed: int | None = None
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What files call it by."""
+        return {"model": self.model, "task": self.task, "method": self.method, "heads": self.source} | {
+            "k": self.k if self.source in FOR_K else None,
+            "n_train": self.n_train,
+            "seed": self.seed,
+        }
+
+    @property
+    def name(self) -> str:
+        return f"{name_of(self.labels)}.scores"
+
+
+Item = Selection | Cell
+
+
+def selection_of(cell: Cell) -> Selection | None:
+    """The head scores that a cell takes its heads from, if it takes any."""
+    if cell.heads is None:
+        return None
+    lends_own = cell.heads not in HEAD_SOURCES
+    source = "own" if lends_own else cell.heads
+    if source in TASKLESS:
+        return Selection(cell.model, source, seed=cell.seed)
+    by_method = source in BY_METHOD
+    return Selection(
+        model=cell.model,
+        source=source,
+        task=cell.heads if lends_own else cell.task,
+        method=cell.method if by_method else None,
+        n_train=cell.n_train,
+        k=cell.k if by_method or source in FOR_K else None,
+        seed=None if source in SEEDLESS else cell.seed,
+    )
+
+
+def own_of(selection: Selection) -> Selection:
+    """The method's own scores for the same task, which some sources look at."""
+    return Selection(**{**vars(selection), "source": "own"})
+
+
+class Catalogue:
+    """What determines each item of a study, for the models whose fingerprints are known.
+
+    Args:
+        study: the grid.
+        fingerprints: of its models, by name.
+    """
+
+    def __init__(self, study: Study, fingerprints: Mapping[str, str]) -> None:
+        self.study = study
+        self.fingerprints = fingerprints
+        self._task = cache(self._task_settings)
+
+    def key(self, item: Item) -> str:
+        return key_of(self.settings(item))
+
+    def settings(self, item: Item) -> dict[str, Any]:
+        """All that determines the item's result, as plain JSON values.
+
+        Raises:
+            FileNotFoundError: a task's files are not at hand.
+        """
+        of_model = {"fingerprint": self.fingerprints[item.model], "dtype": self.study.dtype}
+        if isinstance(item, Selection):
+            return {"kind": "head scores", "model": of_model, **self._of_selection(item)}
+        selection = selection_of(item)
+        return {
+            "kind": "run",
+            "model": of_model,
+            "task": self._task(item.task, item.n_train),
+            "methods": None if item.method is None else [_method(method) for method in self.methods(item)],
+            "heads": None if selection is None else {"k": item.k, **self._of_selection(selection)},
+            "seed": item.seed,
+            "split": self.study.split,
+        }
+
+    def methods(self, cell: Cell) -> tuple[Any, ...]:
+        """What the validation split picks from, before heads are given."""
+        assert cell.method is not None
+        return self.study.methods[cell.method].tried(self.study.method_at(cell))
+
+    def selector(self, selection: Selection) -> LoFiT | ITI:
+        """The method whose first step scores heads there, without what that step does not read."""
+        assert selection.method is not None
+        assert selection.task is not None
+        place = Cell(selection.model, selection.task, selection.method, "own", selection.k, selection.n_train)
+        method: Any = self.study.method_at(place)
+        if selection.source == "bias":
+            method = replace(method, select_by="offset")
+        return method.selector()
+
+    def needs(self, item: Item) -> Selection | None:
+        """What has to be done first."""
+        if isinstance(item, Cell):
+            return selection_of(item)
+        return own_of(item) if item.source == "random-like-own" else None
+
+    def items(self, model: str) -> list[Item]:
+        """All of a model's, each once and behind what it needs."""
+        found: dict[str, Item] = {}
+
+        def add(item: Item) -> None:
+            if (needed := self.needs(item)) is not None:
+                add(needed)
+            found.setdefault(self.key(item), item)
+
+        for cell in self.study.cells():
+            if cell.model == model:
+                add(cell)
+        return list(found.values())
+
+    def _of_selection(self, selection: Selection) -> dict[str, Any]:
+        task = None if selection.task is None else self._task(selection.task, selection.n_train)
+        by_method = selection.method is not None
+        return {
+            "source": selection.source,
+            "task": task,
+            "method": _method(self.selector(selection)) if by_method else None,
+            "for_k": selection.k if selection.source in FOR_K else None,
+            "seed": selection.seed,
+        }
+
+    def _task_settings(self, name: str, n_train: int | None) -> dict[str, Any]:
+        task = self.study.task_at(name, n_train)
+        # A few-shot prompt and a choice by validation read other splits than the one that is judged.
+        splits = ("train", "val", self.study.split)
+        return {"task": task.name, "settings": task.settings(), "data": task.digest(dict.fromkeys(splits))}
+
+
+def _method(method: Any) -> dict[str, Any]:
+    return {"name": type(method).__name__, "settings": method.settings()}

@@ -1,0 +1,74 @@
+"""What a store holds that a study does not need, or not any more."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lofit_lens.store import RunStore
+from lofit_lens.study.grid import Study
+from lofit_lens.study.items import Catalogue
+from lofit_lens.study.work import state_of
+
+Why = Literal["finished", "not of this study", "left by a killed process"]
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something that can go.
+
+    Args:
+        path: a file or folder.
+        why: nobody needs it.
+        size: in bytes.
+    """
+
+    path: Path
+    why: Why
+    size: int
+
+    def remove(self) -> None:
+        """Remove it; whatever needs it again makes it again."""
+        if self.path.is_dir():
+            shutil.rmtree(self.path)
+        else:
+            self.path.unlink(missing_ok=True)
+
+
+def leftovers(study: Study, store: RunStore, *, of_others: bool = False) -> list[Leftover]:
+    """What can go: half-done work and leases of what is done, drafts of killed processes; activations, once all is done.
+
+    Args:
+        study: the grid.
+        store: what nobody works at now is looked at.
+        of_others: also runs, head scores, failures and half-done work that this study has nothing to do with.
+    """
+    catalogue = Catalogue(study, store.fingerprints())
+    items = [item for model in study.models if model in catalogue.fingerprints for item in catalogue.items(model)]
+    states = {catalogue.key(item): state_of(item, catalogue, store) for item in items}
+    is_complete = set(states.values()) == {"done"}
+    found = list(_half_done(store, states, of_others=of_others))
+    if is_complete:
+        found += [(path, "finished") for path in store.root.glob("activations/*")]
+    if of_others:
+        stored = [*store.root.glob("runs/[!.]*"), *store.root.glob("scores/[!.]*"), *store.root.glob("failures/[!.]*")]
+        found += [(path, "not of this study") for path in stored if path.name.removesuffix(".json")[-16:] not in states]
+    found += [(path, "left by a killed process") for path in store.root.glob("*/.*.tmp")]
+    return [Leftover(path, why, _size(path)) for path, why in found]
+
+
+def _half_done(store: RunStore, states: dict[str, str], *, of_others: bool) -> Iterator[tuple[Path, Why]]:
+    for path in sorted([*store.root.glob("work/*"), *store.root.glob("leases/[!.]*.json")]):
+        key = path.stem
+        if store.is_leased(key):
+            continue
+        if states.get(key) == "done":
+            yield path, "finished"
+        elif key not in states and of_others:
+            yield path, "not of this study"
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)

@@ -1,0 +1,183 @@
+"""What a study will cost, before anything is run: which work there is, what is shared, what is done, how long the rest takes.
+
+Work is counted in tokens that go through the model: once to evaluate, and in training three times an epoch (a forward pass, and a
+backward pass, which costs about two). A store that has runs of a model knows how long its tokens take; before that, a token takes
+2 operations for each of the model's parameters, as many as the model's name says, at a share of what this machine multiplies
+matrices at. Nothing is loaded; texts count four characters a token.
+"""
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from statistics import fmean, median
+from typing import Any
+
+import pandas as pd
+import torch
+
+from lofit_lens.store import RunStore
+from lofit_lens.study.grid import Cell, Study
+from lofit_lens.study.items import Catalogue, Item, Selection
+from lofit_lens.study.work import state_of
+from lofit_lens.tasks import Task
+
+CHARACTERS_PER_TOKEN = 4
+#: Tokens of an example, where the files of its task are not at hand.
+TOKENS_UNKNOWN = 150
+#: Of the speed of large matrix products, measured on SmolLM2 with LoFiT on two CPU cores.
+EFFICIENCY = 0.25
+#: Bytes of a run, before there is one to look at.
+RUN_BYTES = 60_000
+#: What a source reads the training texts for, in passes; LoFiT's own first step is counted by its epochs.
+PASSES = {"iti": 1, "layer-probes": 1, "gradient": 3, "greedy-gradient": 3}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to do.
+
+    Args:
+        items: a row for each piece of work: `model`, `item`, `kind`, `state`, `used_by` (how many cells start from it), and
+            `seconds`, NaN where the size of the model is not known.
+        disk: bytes that what is left will take, without activations.
+        notes: what could not be looked at, and what to do about it.
+    """
+
+    items: pd.DataFrame
+    disk: float
+    notes: tuple[str, ...]
+
+    @property
+    def left(self) -> pd.DataFrame:
+        """The work that is not done."""
+        return self.items[self.items["state"] != "done"]
+
+    @property
+    def seconds(self) -> float:
+        """For all that is left, one piece after the other; NaN if that is not known."""
+        return float(self.left["seconds"].sum(skipna=False))
+
+
+def plan(study: Study, store: RunStore) -> Plan:
+    """Look at what a study has to do on that store, without loading a model."""
+    fingerprints = store.fingerprints()
+    notes: dict[str, None] = {}
+    catalogue = _Lenient(study, {model: fingerprints.get(model, f"of {model}, not loaded yet") for model in study.models}, notes)
+    seconds = _Seconds(catalogue, store)
+    rows = []
+    for model in study.models:
+        items = catalogue.items(model)
+        uses = [catalogue.key(needed) for item in items if (needed := catalogue.needs(item)) is not None]
+        for item in items:
+            state = "to do" if notes else state_of(item, catalogue, store)
+            rows.append(
+                {
+                    "model": model,
+                    "item": item.name,
+                    "kind": "cell" if isinstance(item, Cell) else "head scores",
+                    "state": "to do" if state == "waiting" else state,
+                    "used_by": uses.count(catalogue.key(item)),
+                    "seconds": seconds.of(item),
+                }
+            )
+    n_left = sum(row["kind"] == "cell" and row["state"] != "done" for row in rows)
+    return Plan(pd.DataFrame(rows), n_left * _bytes_of_a_run(store), tuple(notes))
+
+
+class _Lenient(Catalogue):
+    """Goes on where the files of a task are not at hand; nothing that is made of them can then be found in a store."""
+
+    def __init__(self, study: Study, fingerprints: Mapping[str, str], notes: dict[str, None]) -> None:
+        super().__init__(study, fingerprints)
+        self.notes = notes
+
+    def _task_settings(self, name: str, n_train: int | None) -> dict[str, Any]:
+        try:
+            return super()._task_settings(name, n_train)
+        except FileNotFoundError as error:
+            self.notes[str(error)] = None
+            task = self.study.task_at(name, n_train)
+            return {"task": task.name, "settings": task.settings(), "data": "not at hand"}
+
+
+class _Seconds:
+    """Estimates, by what the store has measured of each model, or else by the model's size."""
+
+    def __init__(self, catalogue: Catalogue, store: RunStore) -> None:
+        self.catalogue = catalogue
+        self._tokens = cache(_tokens)
+        taken = {entry["key"]: entry["total"] for entry in store.journal()}
+        self._measured: dict[str, list[float]] = {}
+        for model in catalogue.study.models:
+            for item in catalogue.items(model):
+                if (spent := taken.get(catalogue.key(item))) is not None and (passes := self._passes(item)) > 0:
+                    self._measured.setdefault(model, []).append(spent / passes)
+
+    def of(self, item: Item) -> float:
+        tokens = self._passes(item)
+        if item.model in self._measured:
+            return tokens * median(self._measured[item.model])
+        return tokens * 2 * _parameters_in(item.model) / _operations_per_second() if tokens else 0.0
+
+    def _passes(self, item: Item) -> float:
+        """Tokens that go through the model, as many times as they do."""
+        study = self.catalogue.study
+        if isinstance(item, Selection):
+            if item.task is None or item.source == "random-like-own":
+                return 0.0
+            train = self._tokens(study.task_at(item.task, item.n_train), "train")
+            if item.method is None:
+                return train * PASSES[item.source]
+            method: Any = self.catalogue.selector(item)
+            return train * 3 * getattr(method, "offset_epochs" if item.source == "bias" else "scale_epochs", 1 / 3)
+        task = study.task_at(item.task, item.n_train)
+        judged = self._tokens(task, study.split)
+        if item.method is None:
+            return judged
+        methods = self.catalogue.methods(item)
+        choosing = len(methods) * self._tokens(task, "val") if len(methods) > 1 else 0.0
+        return judged + choosing + sum(self._tokens(task, "train") * _passes_of_training(method) for method in methods)
+
+
+def _passes_of_training(method: Any) -> float:
+    epochs = getattr(method, "offset_epochs", getattr(method, "epochs", None))
+    return 1.0 if epochs is None else 3.0 * epochs
+
+
+def _tokens(task: Task, split: Any) -> float:
+    """Of all examples of a split, with all answers that are judged."""
+    try:
+        examples = task.splits[split]
+    except FileNotFoundError:
+        return TOKENS_UNKNOWN * task.published_sizes.get(split, 300)
+    judged = [example.choices if task.metric == "mc1" else (example.answer,) for example in examples]
+    return sum(
+        len(e.prompt) + sum(map(len, answers)) for e, answers in zip(examples, judged, strict=True)
+    ) / CHARACTERS_PER_TOKEN
+
+
+def _parameters_in(model: str) -> float:
+    """How many its name says (`llama-2-7b`, `gemma-3-270m`); NaN if it says nothing."""
+    if model.startswith("tiny-"):
+        return 1e5
+    found = re.search(r"(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", model.lower())
+    return float("nan") if found is None else float(found[1]) * {"m": 1e6, "b": 1e9}[found[2]]
+
+
+@cache
+def _operations_per_second() -> float:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    matrix = torch.ones(1024, 1024, device=device)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()  # waits for the device
+        times.append(time.perf_counter() - start)
+    return EFFICIENCY * 2 * 1024**3 / min(times)
+
+
+def _bytes_of_a_run(store: RunStore) -> float:
+    sizes = [sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) for folder in store.folders()]
+    return fmean(sizes) if sizes else RUN_BYTES

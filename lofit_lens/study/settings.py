@@ -1,0 +1,164 @@
+"""What a study file says of tasks and methods, checked as it is read: an error names the key, the value and the choices."""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as validated
+
+from lofit_lens.methods import METHODS, Method
+from lofit_lens.tasks import TASKS, Task, task_named
+
+Count = Annotated[int, Field(ge=1, strict=True)]
+K = Count | Annotated[float, Field(gt=0, le=1, strict=True)]
+STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+
+@validated(frozen=True, config=STRICT)
+class Where:
+    """Other settings of a method in some cells: those of that model, task, source of heads, k and data size, as far as named.
+
+    Args:
+        set: the settings.
+        model: of the cell.
+        task: of the cell, by its name in the study.
+        heads: where its heads come from.
+        k: of the cell.
+        n_train: of the cell.
+    """
+
+    set: dict[str, Any]
+    model: str | None = None
+    task: str | None = None
+    heads: str | None = None
+    k: K | None = None
+    n_train: Count | None = None
+
+    def applies_to(self, **place: Any) -> bool:
+        """Whether everything that is named here is so there."""
+        named = {name: value for name, value in vars(self).items() if name != "set" and value is not None}
+        return all(place.get(name) == value for name, value in named.items())
+
+
+@validated(frozen=True, config=STRICT)
+class Settings:
+    """A method, what of it is chosen on the validation split, and where it has other settings.
+
+    Args:
+        method: with the settings that it has everywhere else.
+        choose: one setting, and the values that are tried in every cell.
+        where: exceptions, the last one that applies counts.
+        heads: where it gets its heads, if not where all methods of the study do.
+    """
+
+    method: Any
+    choose: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    where: tuple[Where, ...] = ()
+    heads: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        known = tuple(self.method.__dataclass_fields__)
+        for wanted in (self.choose, *(where.set for where in self.where)):
+            _checked_settings(type(self.method).__name__, wanted, known)
+        if len(self.choose) > 1 or not all(self.choose.values()):
+            raise ValueError(f"choose = {self.choose}; wanted one setting with the values to try")
+        for name, values in self.choose.items():
+            for value in values:
+                replace(self.method, **{name: value})
+        for where in self.where:
+            replace(self.method, **where.set)
+        if self.heads is not None and not self.takes_heads:
+            raise ValueError(f"{type(self.method).__name__} takes no heads; leave heads = {list(self.heads)} out")
+
+    @property
+    def takes_heads(self) -> bool:
+        return "heads" in self.method.__dataclass_fields__
+
+    def at(self, **place: Any) -> Method:
+        """The method as it is in that cell."""
+        method = self.method
+        for where in self.where:
+            if where.applies_to(**place):
+                method = replace(method, **where.set)
+        return method
+
+    def tried(self, method: Method) -> tuple[Method, ...]:
+        """What the validation split picks from: that method alone where nothing is chosen."""
+        return tuple(replace(method, **{name: value}) for name, values in self.choose.items() for value in values) or (method,)
+
+
+def _checked_settings(owner: str, settings: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    known = tuple(name for name in known if name not in ("k", "heads", "folder"))  # which the study says, or its store
+    if unknown := [name for name in settings if name not in known]:
+        raise ValueError(f"{owner} has no setting {unknown[0]!r}; wanted some of {', '.join(known)}")
+
+
+def made_tasks(tables: Any) -> dict[str, Task]:
+    """The tasks of a study: each as it is, or of a table of its settings.
+
+    Raises:
+        ValueError: no tasks, or a table that no task can be made of.
+    """
+    if not isinstance(tables, Mapping) or not tables:
+        raise ValueError(f"got {tables!r}, wanted at least one task: a table [tasks.NAME] for each")
+    return {name: task if isinstance(task, Task) else _made_task(name, dict(task)) for name, task in tables.items()}
+
+
+def _made_task(name: str, settings: dict[str, Any]) -> Task:
+    family = settings.pop("task", name)
+    if family in TASKS and is_dataclass(TASKS[family]):
+        _checked_settings(f"tasks.{name}: {family}", settings, tuple(own.name for own in fields(TASKS[family])))
+    try:
+        return task_named(family, **settings)
+    except ValidationError as error:
+        raise ValueError(f"tasks.{name}.{said(error)}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"tasks.{name}: {error}") from error
+
+
+def made_methods(tables: Any) -> dict[str, Settings]:
+    """The methods of a study: each as it is, or of a table of its settings.
+
+    Raises:
+        ValueError: a table that no method can be made of.
+    """
+    if not isinstance(tables, Mapping):
+        raise ValueError(f"got {tables!r}, wanted a table [methods.NAME] for each method")
+    return {name: method if isinstance(method, Settings) else _made_method(name, method) for name, method in tables.items()}
+
+
+def _made_method(name: str, table: Any) -> Settings:
+    if not isinstance(table, Mapping):
+        return Settings(table)
+    settings = dict(table)
+    extras = {extra: settings.pop(extra) for extra in ("choose", "where", "heads") if extra in settings}
+    family = settings.pop("method", name)
+    if family not in METHODS:
+        raise ValueError(f"methods.{name}: method = {family!r}; wanted one of {', '.join(METHODS)}")
+    _checked_settings(f"methods.{name}: {family}", settings, tuple(METHODS[family].__dataclass_fields__))
+    try:
+        return Settings(METHODS[family](**settings), **extras)
+    except ValidationError as error:
+        raise ValueError(f"methods.{name}.{said(error, Where)}") from error
+    except ValueError as error:
+        raise ValueError(f"methods.{name}: {error}") from error
+
+
+def said(error: ValidationError, owner: type | None = None) -> str:
+    """What pydantic found, with key and value.
+
+    Args:
+        error: what it raised.
+        owner: a dataclass; the keys that it has are named where one is unknown.
+    """
+    parts: dict[str, None] = {}
+    for found in error.errors():
+        message = found["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list").replace("Tuple", "List")
+        if found["type"] in ("unexpected_keyword_argument", "extra_forbidden") and owner is not None:
+            message = f"unknown key; wanted some of {', '.join(owner.__dataclass_fields__)}"
+        # Which of several types was tried is in the location too, behind the key and its index.
+        key = ".".join(str(part) for part in found["loc"] if not str(part).startswith(("function-", "constrained-")))
+        # Our own errors name what they are about.
+        parts[message if found["type"] == "value_error" else f"{key} = {found['input']!r}: {message}"] = None
+    return "; ".join(parts)

@@ -1,0 +1,265 @@
+"""Doing one item of a study: compute, store, and mark what cannot be done; the loaded model stays for the next item."""
+
+import gc
+import json
+import logging
+import shutil
+import time
+import traceback
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from lofit_lens.checkpoints import resumable
+from lofit_lens.evaluation import evaluate
+from lofit_lens.files import write_json_atomically
+from lofit_lens.heads import HeadScores
+from lofit_lens.lens import LensModel
+from lofit_lens.methods import ITI, Fit
+from lofit_lens.models import fingerprint, load_model
+from lofit_lens.runs import Run
+from lofit_lens.selection import (
+    gradient_scores,
+    greedy_gradient_scores,
+    layer_probe_scores,
+    random_scores,
+    spread_over_layers,
+)
+from lofit_lens.store import RunStore
+from lofit_lens.study.grid import Cell, Study
+from lofit_lens.study.items import Catalogue, Item, Selection, own_of, selection_of
+
+logger = logging.getLogger(__name__)
+
+State = Literal["done", "failed", "blocked", "waiting", "to do"]
+#: So often may a process die at an item without getting any further before the item is left alone.
+MAX_DEATHS = 5
+
+
+@dataclass
+class Worker:
+    """Does items of a study, one after the other.
+
+    Args:
+        study: the grid.
+        store: where results go.
+        accept_license: licences that the user accepts, for models that ask.
+        device: of the models.
+        n_devices: to split a model's layers over.
+    """
+
+    study: Study
+    store: RunStore
+    accept_license: Collection[str] = ()
+    device: str | None = None
+    n_devices: int = 1
+    _loaded: tuple[str, LensModel] | None = field(default=None, init=False, repr=False)
+    _seconds: dict[str, float] = field(default_factory=dict, init=False, repr=False)
+
+    def catalogue(self, model_name: str) -> Catalogue:
+        """What determines the items of that model, which is loaded if nobody has said yet which it is."""
+        if model_name not in self.store.fingerprints():
+            self.model(model_name)
+        return Catalogue(self.study, self.store.fingerprints())
+
+    def model(self, name: str) -> LensModel:
+        """The model; the one before is let go of."""
+        if self._loaded is None or self._loaded[0] != name:
+            self._loaded = None
+            gc.collect()
+            with self._timed("load"):
+                dtype = getattr(torch, self.study.dtype)
+                model = load_model(
+                    name, dtype=dtype, device=self.device, n_devices=self.n_devices, accept_license=self.accept_license
+                )
+            self._refuse_another(name, fingerprint(model))
+            self._loaded = name, model
+        return self._loaded[1]
+
+    def _refuse_another(self, name: str, found: str) -> None:
+        known = self.store.fingerprints().get(name, found)
+        if known != found:
+            raise ValueError(
+                f"{name!r} is another model ({found}) than the one that {self.store.root} has runs of ({known}); use another "
+                "store, or another name for one of them"
+            )
+        self.store.note_fingerprint(name, found)
+
+    def attempt(self, item: Item, catalogue: Catalogue) -> bool:
+        """Do an item that waits for nothing, unless somebody else is at it; whether it was ours.
+
+        Whatever goes wrong with the item itself is kept beside its key, and is not raised.
+
+        Raises:
+            ValueError: the model cannot be loaded.
+            OSError: what went wrong cannot be kept either.
+        """
+        key = catalogue.key(item)
+        with self.store.lease(key) as is_ours:
+            if not is_ours:
+                return False
+            if state_of(item, catalogue, self.store) != "to do":  # somebody was faster
+                return True
+            started = time.monotonic()
+            model = self.model(item.model)
+            folder = self.store.work_folder(key)
+            try:
+                with _counting_deaths(folder):
+                    found = self._do(model, item, catalogue, folder / "fit")
+            except Exception as error:
+                self.mark(item, catalogue, error)
+            else:
+                total = time.monotonic() - started
+                logger.info("%s: %s, %.0f s", item.name, found, total)
+                self.store.note({"item": item.name, "key": key, "seconds": self._seconds, "total": total})
+                shutil.rmtree(folder, ignore_errors=True)
+            self._seconds = {}
+            return True
+
+    def _do(self, model: LensModel, item: Item, catalogue: Catalogue, folder: Path) -> str:
+        """Do it, and say in short what came out."""
+        settings = catalogue.settings(item)
+        if isinstance(item, Selection):
+            with self._timed("scores"), resumable(folder):
+                scores = self._scores(model, item, catalogue)
+            self.store.put_scores(settings, scores, item.labels)
+            return f"first {scores.rank()[0].label}"
+        task = self.study.task_at(item.task, item.n_train)
+        fit, trials = (None, ()) if item.method is None else self._fit(model, item, catalogue, folder)
+        with self._timed("evaluate"):
+            evaluation = evaluate(model, task, None if fit is None else fit.intervention, split=self.study.split)
+        self.store.put(Run(settings, fit, evaluation, item.labels, self._parts(), trials), model)
+        return str(evaluation)
+
+    def _fit(
+        self, model: LensModel, cell: Cell, catalogue: Catalogue, folder: Path
+    ) -> tuple[Fit[Any], tuple[dict[str, Any], ...]]:
+        """The fit, and what was tried if something was chosen."""
+        assert cell.seed is not None
+        task = self.study.task_at(cell.task, cell.n_train)
+        methods = catalogue.methods(cell)
+        if (selection := selection_of(cell)) is not None:
+            heads = self._stored_scores(selection, catalogue).top(cell.k or 1)
+            methods = tuple(replace(method, heads=heads) for method in methods)
+        if "folder" in methods[0].__dataclass_fields__:
+            methods = tuple(replace(method, folder=str(self.store.activations_folder)) for method in methods)
+        fits, values = [], []
+        with resumable(folder):
+            for method in methods:
+                with self._timed("fit"):
+                    fits.append(method.fit(model, task, seed=cell.seed))
+                if len(methods) > 1:
+                    with self._timed("choose"):
+                        values.append(evaluate(model, task, fits[-1].intervention, split="val").value)
+        if len(methods) == 1:
+            return fits[0], ()
+        trials = tuple({"settings": m.settings(), "val": value} for m, value in zip(methods, values, strict=True))
+        return fits[values.index(max(values))], trials
+
+    def _scores(self, model: LensModel, selection: Selection, catalogue: Catalogue) -> HeadScores:
+        seed = selection.seed or 0
+        if selection.source == "random":
+            return random_scores(model, seed=seed)
+        if selection.source == "random-per-layer":
+            return spread_over_layers(random_scores(model, seed=seed))
+        if selection.source == "random-like-own":
+            like = self._stored_scores(own_of(selection), catalogue).top(selection.k or 1)
+            return random_scores(model, seed=seed, like=like)
+        assert selection.task is not None
+        task = self.study.task_at(selection.task, selection.n_train)
+        if selection.source == "iti":
+            return ITI(folder=str(self.store.activations_folder)).select(model, task, seed=seed)
+        if selection.source == "gradient":
+            return gradient_scores(model, task, measure="fisher")
+        if selection.source == "greedy-gradient":
+            return greedy_gradient_scores(model, task, k=selection.k or 1)
+        if selection.source == "layer-probes":
+            return layer_probe_scores(model, task, seed=seed)
+        return catalogue.selector(selection).select(model, task, seed=seed)
+
+    def _stored_scores(self, selection: Selection, catalogue: Catalogue) -> HeadScores:
+        scores = self.store.get_scores(catalogue.settings(selection))
+        assert scores is not None, "an item is done after what it needs"
+        return scores
+
+    def _parts(self) -> dict[str, float]:
+        """Seconds of what belongs to the item itself, which loading the model does not."""
+        return {part: seconds for part, seconds in self._seconds.items() if part != "load"}
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self._seconds[part] = round(self._seconds.get(part, 0.0) + time.monotonic() - start, 3)
+
+    def mark(self, item: Item, catalogue: Catalogue, error: Exception) -> None:
+        """Keep what went wrong with an item.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        name = item.name
+        logger.error("%s failed: %s: %s", name, type(error).__name__, error)
+        failure = {
+            "item": name,
+            "labels": item.labels,
+            "error": type(error).__name__,
+            "message": str(error),
+            "traceback": traceback.format_exception(error),
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        del error
+        gc.collect()  # what did not fit into memory goes with its traceback
+        self.store.mark_failed(catalogue.key(item), failure)
+
+
+@contextmanager
+def _counting_deaths(folder: Path) -> Iterator[None]:
+    """Inside, work is under way; a process that dies leaves a note, and the next one counts.
+
+    Raises:
+        MemoryError: too many have died here without getting any further.
+    """
+    note = folder / "attempt.json"
+    reached = sorted(f"{path.name} {path.stat().st_mtime_ns}" for path in folder.glob("fit/*"))
+    before: dict[str, Any] = {"deaths": 0, "reached": reached}
+    with suppress(FileNotFoundError):
+        found = json.loads(note.read_text(encoding="utf-8"))
+        before["deaths"] = found["deaths"] + 1 if found["reached"] == reached else 1
+    if before["deaths"] >= MAX_DEATHS:
+        note.unlink()
+        raise MemoryError(
+            f"{before['deaths']} processes have died here without getting any further, for want of memory perhaps; free some, "
+            "or make the task or the token budget smaller, and try again"
+        )
+    write_json_atomically(note, before)
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+
+
+def state_of(item: Item, catalogue: Catalogue, store: RunStore) -> State:
+    """Where an item stands: "waiting" for another, "blocked" by one that failed."""
+    settings, key = catalogue.settings(item), catalogue.key(item)
+    find = store.find_scores if isinstance(item, Selection) else store.find
+    if find(settings) is not None:
+        return "done"
+    if store.failure(key) is not None:
+        return "failed"
+    needed = catalogue.needs(item)
+    if needed is not None and (state := state_of(needed, catalogue, store)) != "done":
+        return "blocked" if state in ("failed", "blocked") else "waiting"
+    return "to do"
+
+
+def deaths(folder: Path) -> int:
+    """How often a process has died at what is kept in that folder, since it last got any further."""
+    with suppress(FileNotFoundError):
+        return json.loads((folder / "attempt.json").read_text(encoding="utf-8"))["deaths"] + 1
+    return 0
