@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
@@ -23,13 +25,19 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 
     With one value, or where all are the same, there is no spread to resample: the interval is that value.
     """
+    low, high, _ = bootstrapped_mean(values)
+    return low, high
+
+
+def bootstrapped_mean(
+    values: Sequence[float], *, n_resamples: int = BOOTSTRAP_RESAMPLES, seed: int = 0
+) -> tuple[float, float, NDArray[Any]]:
+    """`mean_interval`, and the mean of every resample [n_resamples]."""
     if max(values) - min(values) < 1e-9:  # BCa divides by the spread
-        return min(values), max(values)
-    resampled = stats.bootstrap(
-        (values,), _mean, confidence_level=CONFIDENCE, n_resamples=BOOTSTRAP_RESAMPLES, rng=0, method="BCa"
-    )
+        return min(values), max(values), np.full(n_resamples, values[0])
+    resampled = stats.bootstrap((values,), _mean, confidence_level=CONFIDENCE, n_resamples=n_resamples, rng=seed, method="BCa")
     low, high = resampled.confidence_interval
-    return float(low), float(high)
+    return float(low), float(high), resampled.bootstrap_distribution
 
 
 def _mean(values: Any, axis: int = -1) -> Any:

@@ -14,8 +14,8 @@ ROOT = Path(lofit_lens.__file__).parent
 LEVELS = (
     {"files", "heads", "layout", "lens", "losses", "plain", "plots.template", "progress", "statistics", "tasks.base", "tiny"}
     | {"vocabulary"},
-    {"adapters", "batches", "caches", "embedded", "patching", "tasks.sources", "tasks.world"},
-    {"outcomes", "packing", "tasks.data"},
+    {"adapters", "batches", "caches", "crossed", "embedded", "patching", "tasks.sources", "tasks.world"},
+    {"comparison", "outcomes", "packing", "tasks.data"},
     {"examination"},
     {"models", "tasks.clutrr", "tasks.counterfactual", "tasks.ioi", "tasks.kinship", "tasks.mquake", "tasks.own"}
     | {"tasks.open_domain", "tasks.reasoning", "tasks.text", "tasks.truth", "tasks.truthfulqa"},
