@@ -1,6 +1,6 @@
 """Find the few attention heads that learn a task (LoFiT), and look at them, on TransformerLens."""
 
-from lofit_lens import activations, analysis, causal, methods, plots, probes, selection, tasks
+from lofit_lens import activations, analysis, causal, comparison, methods, plots, probes, selection, study, tasks
 from lofit_lens.evaluation import check_task, evaluate, evaluate_folds
 from lofit_lens.generation import generate
 from lofit_lens.heads import Head, HeadScores
@@ -15,6 +15,8 @@ from lofit_lens.results import load_result, save_result
 from lofit_lens.scoring import answer_logprobs
 from lofit_lens.selection import random_scores
 from lofit_lens.side_effects import SideEffects, side_effects
+from lofit_lens.store import RunStore
+from lofit_lens.study import Study, run_study
 
 __all__ = [
     "Evaluation",
@@ -23,7 +25,9 @@ __all__ = [
     "HeadIntervention",
     "HeadScores",
     "Intervention",
+    "RunStore",
     "SideEffects",
+    "Study",
     "YesNoJudge",
     "activations",
     "analysis",
@@ -32,6 +36,7 @@ __all__ = [
     "causal",
     "check_model",
     "check_task",
+    "comparison",
     "evaluate",
     "evaluate_folds",
     "evaluate_open_ended",
@@ -43,12 +48,14 @@ __all__ = [
     "plots",
     "probes",
     "random_scores",
+    "run_study",
     "save_figure",
     "save_figures",
     "save_result",
     "selection",
     "side_effects",
     "sized",
+    "study",
     "tasks",
     "tiny_model",
     "write_report",

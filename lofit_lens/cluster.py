@@ -1,8 +1,8 @@
 """A study on a Ray cluster: every piece of work is a Ray task, and Ray does the scheduling.
 
-A cell's task waits for the task that makes its head scores, as Ray's object references say. Ray runs task after task in the same
-worker processes, each of which keeps the model that it has loaded. A task whose process or node dies is run again elsewhere, and
-goes on from what it had kept. Results go through the store, a folder that all nodes see; only words go back to the driver.
+A cell's task waits for the task that makes its head scores, as Ray's object references say. Ray runs task after task in the
+same worker processes, each of which keeps the model that it has loaded. A task whose process or node dies is run again
+elsewhere, and goes on from what it had kept. Results go through the store, a folder that all nodes see; only words go back to the driver.
 """
 
 import logging
@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import ray
 import torch
+from ray.exceptions import RayError, RayTaskError
 
 from lofit_lens.progress import progress
 from lofit_lens.store import RunStore
@@ -42,7 +43,7 @@ def run_on_ray(
     Args:
         study: the grid.
         store: in a folder that every node sees under the same path.
-        address: of the cluster ("auto", "ray://host:10001"); None starts Ray on this machine for the time being, unless it runs.
+        address: of the cluster ("auto", "ray://host:10001"); None starts Ray on this machine, for as long as this takes.
         cpus: of a worker, and its threads.
         gpus: of a worker; a share below 1 lets several have one.
         memory_gb: that Ray sets aside for a worker; None sets nothing aside.
@@ -67,7 +68,7 @@ def run_on_ray(
         for model in study.models:
             try:
                 fingerprints = ray.get(_look_at.options(**options).remote(worker, model, cpus))
-            except ray.exceptions.RayTaskError as error:
+            except RayTaskError as error:
                 logger.error("%s is left out: %s", model, error.cause)
                 refused[model] = str(error.cause)
                 continue
@@ -98,7 +99,7 @@ def _run_model(catalogue: Catalogue, model: str, worker: Any, store: RunStore, o
         needed = catalogue.needs(item)
         behind = [] if needed is None else [references[key] for key in [catalogue.key(needed)] if key in references]
         task = _do.options(**options, name=item.name)
-        reference = task.remote(worker, item, catalogue.fingerprints, options["num_cpus"], *behind)
+        reference = task.remote(worker, item, dict(catalogue.fingerprints), options["num_cpus"], *behind)
         references[catalogue.key(item)] = reference
         items[reference] = item
     waiting = list(items)
@@ -108,7 +109,7 @@ def _run_model(catalogue: Catalogue, model: str, worker: Any, store: RunStore, o
             bar.update()
             try:
                 ray.get(done)
-            except ray.exceptions.RayError as error:
+            except RayError as error:
                 # Its process died once too often, or what it waited for did: the rest goes on.
                 Worker(catalogue.study, store).mark(items[done], catalogue, error)
 

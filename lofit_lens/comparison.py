@@ -5,8 +5,8 @@ A cell gives an outcome for every seed and every test example, and two cells sha
     D[s, e] = ours[s, e] - theirs[s, e],
 
 whose mean should hold for new examples and, where there are several seeds, for new seeds: `crossed` has the formulas. With one
-seed, only examples can be drawn: this is the paired bootstrap of the LoFiT paper (arXiv 2406.01563). It is about these two
-fits, and says nothing of what another seed would give.
+seed, or where new seeds are not asked for, examples are drawn, each with its outcomes under all seeds: this is the paired
+bootstrap of the LoFiT paper (arXiv 2406.01563). It is about these fits, and says nothing of what another seed would give.
 """
 
 from dataclasses import dataclass
@@ -36,6 +36,7 @@ class PairedDifference:
         alternative: "greater" is that ours is.
         n_examples: that both share.
         n_seeds: that both share; if 1, all of this is about one pair of fits.
+        new_seeds: whether this is about new seeds too, not about these fits alone.
         standard_error: of the mean.
         detectable: the smallest true difference that a study like this finds with power 0.8 at two-sided alpha 0.05.
     """
@@ -47,6 +48,7 @@ class PairedDifference:
     alternative: Alternative
     n_examples: int
     n_seeds: int
+    new_seeds: bool
     standard_error: float
     detectable: float
 
@@ -56,24 +58,26 @@ def paired_difference(
     theirs: ArrayLike,
     *,
     alternative: Alternative = "two-sided",
+    new_seeds: bool = True,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> PairedDifference:
     """How much better one cell is than another, for new examples, and for new seeds if there are several (formulas above).
 
-    p-values. With several seeds: the tail at which the interval would end at 0. With one: the paired bootstrap of the LoFiT
+    p-values. For new seeds: the tail at which the interval would end at 0. For these fits: the paired bootstrap of the LoFiT
     paper; the resampled means are moved to a true difference of 0, one counts towards "greater" where it reaches the observed
     difference or more, towards "less" where it reaches it or less, and p = (1 + count) / (1 + n_resamples) (Efron and
     Tibshirani, section 16.4). Two-sided is twice the smaller of both, at most 1.
 
-    The interval is `crossed`'s with several seeds, where its coverage stands; BCa over examples with one (Efron and Tibshirani,
-    An Introduction to the Bootstrap, 1993, section 14.3).
+    The interval is `crossed`'s for new seeds, where its coverage stands; BCa over examples for these fits (Efron and
+    Tibshirani, An Introduction to the Bootstrap, 1993, section 14.3).
 
     Args:
         ours: [seed, example], 0 or 1, or any real outcome.
         theirs: [seed, example], of the same seeds and examples. A cell without seeds, such as the base model, is repeated.
         alternative: "two-sided", or that ours is "greater" or "less".
-        n_resamples: of the examples; used with one seed only.
+        new_seeds: whether to say what new seeds would give; without, or with one seed, it is about these fits.
+        n_resamples: of the examples, where it is about these fits.
         seed: of the resampling.
 
     Raises:
@@ -83,6 +87,8 @@ def paired_difference(
     if alternative not in ALTERNATIVES:
         raise ValueError(f"got the alternative {alternative!r}, wanted one of {', '.join(ALTERNATIVES)}")
     differences = np.subtract(*_checked(ours, theirs))
+    n_seeds = len(differences)
+    differences = _drawn_together(differences, new_seeds)
     crossed = CrossedMean.of(differences)
     low, high, less, greater = _inferred(differences, n_resamples, seed)
     p = {"two-sided": min(1.0, 2 * min(less, greater)), "less": less, "greater": greater}[alternative]
@@ -93,14 +99,15 @@ def paired_difference(
         p,
         alternative,
         crossed.n_examples,
-        crossed.n_seeds,
+        n_seeds,
+        len(differences) > 1,
         float(crossed.standard_error),
         detectable_difference(differences),
     )
 
 
 def relative_effect(
-    ours: ArrayLike, reference: ArrayLike, *, n_resamples: int = N_RESAMPLES, seed: int = 0
+    ours: ArrayLike, reference: ArrayLike, *, new_seeds: bool = True, n_resamples: int = N_RESAMPLES, seed: int = 0
 ) -> tuple[float, float, float]:
     """Ratio of two cells' means and its 95 % interval, such as what other heads reach of what a task's own heads do.
 
@@ -114,7 +121,8 @@ def relative_effect(
     Args:
         ours: [seed, example], real outcomes; for gains over the base model, the base model's are subtracted before.
         reference: [seed, example], of the same seeds and examples.
-        n_resamples: of the examples; used with one seed only.
+        new_seeds: as in `paired_difference`.
+        n_resamples: as there.
         seed: of the resampling.
 
     Returns:
@@ -123,7 +131,7 @@ def relative_effect(
     Raises:
         ValueError: the shapes differ or are not [seed, example], there are fewer than two examples, or one is not finite.
     """
-    outcomes, references = _checked(ours, reference)
+    outcomes, references = (_drawn_together(one, new_seeds) for one in _checked(ours, reference))
     of_reference = float(references.mean())
     if abs(of_reference) < ROUNDING:
         return np.nan, np.nan, np.nan
@@ -192,6 +200,11 @@ def _inferred(values: NDArray[Any], n_resamples: int, seed: int) -> tuple[float,
     n_less = np.count_nonzero(deviations <= crossed.mean + ROUNDING)
     n_greater = np.count_nonzero(deviations >= crossed.mean - ROUNDING)
     return low, high, (1 + n_less) / (1 + n_resamples), (1 + n_greater) / (1 + n_resamples)
+
+
+def _drawn_together(values: NDArray[Any], new_seeds: bool) -> NDArray[Any]:
+    """Values [seed, example], the seeds of an example as one where new ones are not asked for."""
+    return values if new_seeds else values.mean(0, keepdims=True)
 
 
 def _checked(*outcomes: ArrayLike) -> list[NDArray[Any]]:

@@ -29,16 +29,7 @@ from lofit_lens.heads import HeadScores
 from lofit_lens.leases import is_leased, leased
 from lofit_lens.lens import LensModel
 from lofit_lens.results import load_result, save_result
-from lofit_lens.runs import (
-    LABELS,
-    OUTCOMES_FILE,
-    RUN_FILE,
-    Run,
-    key_of,
-    name_of,
-    read_run,
-    write_run,
-)
+from lofit_lens.runs import LABELS, OUTCOMES_FILE, RUN_FILE, Run, key_of, name_of, read_run, summary_row, write_run
 
 JOURNAL = "journal.jsonl"
 

@@ -28,7 +28,7 @@ method takes heads. Cells of a task differ in nothing else: they are judged by t
 
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -37,7 +37,7 @@ from pydantic.dataclasses import dataclass as validated
 
 from lofit_lens.methods import LoFiT, Method
 from lofit_lens.runs import name_of
-from lofit_lens.study.settings import STRICT, Count, K, Settings, made_methods, made_tasks, said
+from lofit_lens.study.settings import STRICT, Count, K, Settings, made_methods, made_tasks, names_of_settings, said
 from lofit_lens.tasks import Task
 
 HeadSource = Literal[
@@ -134,7 +134,7 @@ class Study:
             if len(set(values)) < len(values):
                 raise ValueError(f"{field} = {list(values)} has a value twice; wanted each once")
         for name, task in self.tasks.items():
-            if self.n_train and not (is_dataclass(task) and "n_train" in {field.name for field in fields(task)}):
+            if self.n_train and "n_train" not in names_of_settings(type(task)):
                 raise ValueError(f"n_train is varied, but the task {name!r} has no n_train")
         self._refuse_exceptions_that_never_apply()
 

@@ -48,7 +48,7 @@ def leftovers(study: Study, store: RunStore, *, of_others: bool = False) -> list
     items = [item for model in study.models if model in catalogue.fingerprints for item in catalogue.items(model)]
     states = {catalogue.key(item): state_of(item, catalogue, store) for item in items}
     is_complete = set(states.values()) == {"done"}
-    found = list(_half_done(store, states, of_others=of_others))
+    found: list[tuple[Path, Why]] = list(_half_done(store, states, of_others=of_others))
     if is_complete:
         found += [(path, "finished") for path in store.root.glob("activations/*")]
     if of_others:

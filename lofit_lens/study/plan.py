@@ -1,9 +1,9 @@
 """What a study will cost, before anything is run: which work there is, what is shared, what is done, how long the rest takes.
 
-Work is counted in tokens that go through the model: once to evaluate, and in training three times an epoch (a forward pass, and a
-backward pass, which costs about two). A store that has runs of a model knows how long its tokens take; before that, a token takes
-2 operations for each of the model's parameters, as many as the model's name says, at a share of what this machine multiplies
-matrices at. Nothing is loaded; texts count four characters a token.
+Work is counted in tokens that go through the model: once to evaluate, and in training three times an epoch (a forward pass, and
+a backward pass, which costs about two). A store that has runs of a model knows how long its tokens take; before that, a token
+takes 2 operations for each of the model's parameters, as many as the model's name says, at a share of what this machine
+multiplies matrices at. Nothing is loaded; texts count four characters a token.
 """
 
 import re
@@ -52,19 +52,21 @@ class Plan:
     @property
     def left(self) -> pd.DataFrame:
         """The work that is not done."""
-        return self.items[self.items["state"] != "done"]
+        return self.items.query("state != 'done'")
 
     @property
     def seconds(self) -> float:
         """For all that is left, one piece after the other; NaN if that is not known."""
-        return float(self.left["seconds"].sum(skipna=False))
+        return sum(self.left["seconds"].tolist())
 
 
 def plan(study: Study, store: RunStore) -> Plan:
     """Look at what a study has to do on that store, without loading a model."""
     fingerprints = store.fingerprints()
     notes: dict[str, None] = {}
-    catalogue = _Lenient(study, {model: fingerprints.get(model, f"of {model}, not loaded yet") for model in study.models}, notes)
+    catalogue = _Lenient(
+        study, {model: fingerprints.get(model, f"of {model}, not loaded yet") for model in study.models}, notes
+    )
     seconds = _Seconds(catalogue, store)
     rows = []
     for model in study.models:
@@ -153,9 +155,9 @@ def _tokens(task: Task, split: Any) -> float:
     except FileNotFoundError:
         return TOKENS_UNKNOWN * task.published_sizes.get(split, 300)
     judged = [example.choices if task.metric == "mc1" else (example.answer,) for example in examples]
-    return sum(
-        len(e.prompt) + sum(map(len, answers)) for e, answers in zip(examples, judged, strict=True)
-    ) / CHARACTERS_PER_TOKEN
+    return (
+        sum(len(e.prompt) + sum(map(len, answers)) for e, answers in zip(examples, judged, strict=True)) / CHARACTERS_PER_TOKEN
+    )
 
 
 def _parameters_in(model: str) -> float:

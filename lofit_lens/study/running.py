@@ -1,7 +1,6 @@
 """Running a study: what its store lacks, here or on a cluster."""
 
 from collections.abc import Collection
-from typing import Literal
 
 import pandas as pd
 

@@ -58,7 +58,7 @@ class Settings:
     heads: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        known = tuple(self.method.__dataclass_fields__)
+        known = names_of_settings(type(self.method))
         for wanted in (self.choose, *(where.set for where in self.where)):
             _checked_settings(type(self.method).__name__, wanted, known)
         if len(self.choose) > 1 or not all(self.choose.values()):
@@ -73,19 +73,24 @@ class Settings:
 
     @property
     def takes_heads(self) -> bool:
-        return "heads" in self.method.__dataclass_fields__
+        return "heads" in names_of_settings(type(self.method))
 
     def at(self, **place: Any) -> Method:
         """The method as it is in that cell."""
-        method = self.method
+        method: Any = self.method
         for where in self.where:
             if where.applies_to(**place):
                 method = replace(method, **where.set)
         return method
 
-    def tried(self, method: Method) -> tuple[Method, ...]:
+    def tried(self, method: Any) -> tuple[Method, ...]:
         """What the validation split picks from: that method alone where nothing is chosen."""
         return tuple(replace(method, **{name: value}) for name, values in self.choose.items() for value in values) or (method,)
+
+
+def names_of_settings(family: type) -> tuple[str, ...]:
+    """Of a task's class or a method's; a class without settings of its own has none."""
+    return tuple(own.name for own in fields(family)) if is_dataclass(family) else ()
 
 
 def _checked_settings(owner: str, settings: Mapping[str, Any], known: tuple[str, ...]) -> None:
@@ -107,8 +112,8 @@ def made_tasks(tables: Any) -> dict[str, Task]:
 
 def _made_task(name: str, settings: dict[str, Any]) -> Task:
     family = settings.pop("task", name)
-    if family in TASKS and is_dataclass(TASKS[family]):
-        _checked_settings(f"tasks.{name}: {family}", settings, tuple(own.name for own in fields(TASKS[family])))
+    if family in TASKS:
+        _checked_settings(f"tasks.{name}: {family}", settings, names_of_settings(TASKS[family]))
     try:
         return task_named(family, **settings)
     except ValidationError as error:
@@ -136,7 +141,7 @@ def _made_method(name: str, table: Any) -> Settings:
     family = settings.pop("method", name)
     if family not in METHODS:
         raise ValueError(f"methods.{name}: method = {family!r}; wanted one of {', '.join(METHODS)}")
-    _checked_settings(f"methods.{name}: {family}", settings, tuple(METHODS[family].__dataclass_fields__))
+    _checked_settings(f"methods.{name}: {family}", settings, names_of_settings(METHODS[family]))
     try:
         return Settings(METHODS[family](**settings), **extras)
     except ValidationError as error:

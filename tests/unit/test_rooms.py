@@ -12,9 +12,22 @@ ROOT = Path(lofit_lens.__file__).parent
 
 #: Every module, lowest level first. A module imports from lower levels only.
 LEVELS = (
-    {"files", "heads", "layout", "lens", "losses", "plain", "plots.template", "progress", "statistics", "tasks.base", "tiny"}
+    {
+        "checkpoints",
+        "files",
+        "heads",
+        "layout",
+        "lens",
+        "losses",
+        "plain",
+        "plots.template",
+        "progress",
+        "statistics",
+        "tasks.base",
+        "tiny",
+    }
     | {"vocabulary"},
-    {"adapters", "batches", "caches", "crossed", "embedded", "patching", "tasks.sources", "tasks.world"},
+    {"adapters", "batches", "caches", "crossed", "embedded", "leases", "patching", "tasks.sources", "tasks.world"},
     {"comparison", "outcomes", "packing", "tasks.data"},
     {"examination"},
     {"models", "tasks.clutrr", "tasks.counterfactual", "tasks.ioi", "tasks.kinship", "tasks.mquake", "tasks.own"}
@@ -29,17 +42,22 @@ LEVELS = (
     | {"selection.gradient", "selection.layer_probes", "selection.orders"},
     {f"methods.{name}" for name in ("bitfit", "few_shot", "iti", "jola", "lofit", "lora", "loreft", "red", "repe")}
     | {"analysis.head_activations", "selection"},
-    {"causal", "judging", "methods", "store"}
+    {"causal", "judging", "methods"}
     | {f"analysis.{result}" for result in ("attribution", "doses", "geometry", "mixtures")}
     | {f"analysis.{result}" for result in ("overlap", "plane", "reading", "sweeps", "token_effects", "transfer")},
     {"analysis"}
     | {f"plots.{result}" for result in ("doses", "geometry", "heads", "mixtures", "overlap", "reading", "sweeps", "transfer")}
     | {"plots.tokens"},
     {"plots", "rendering", "results"},
-    {"report.figures", "report.sources"},
-    {"report.heads", "report.tables"},
-    {"report.page"},
-    {"report"},
+    {"runs"},
+    {"report.figures", "report.sources", "store", "study.settings"},
+    {"report.heads", "report.tables", "study.grid"},
+    {"report.page", "study.items"},
+    {"report", "study.work"},
+    {"study.leftovers", "study.local", "study.plan", "study.table"},
+    {"study.running"},
+    {"study"},
+    {"cluster"},
     {"lofit_lens", "demo", "recipes"},
     {"cli"},
     {"__main__"},

@@ -195,6 +195,19 @@ def test_cells_that_always_differ(n_seeds, most):
     assert 0 < found.p <= most
 
 
+def test_about_these_fits_an_examples_seeds_are_one_outcome():
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(1.0, size=(2, 3, 60))
+    of_means = paired_difference(ours.mean(0, keepdims=True), theirs.mean(0, keepdims=True))
+    found = paired_difference(ours, theirs, new_seeds=False)
+    for field in ("mean", "low", "high", "p", "standard_error", "detectable"):
+        assert getattr(found, field) == pytest.approx(getattr(of_means, field), abs=1e-9)
+    assert (found.n_seeds, found.new_seeds, of_means.new_seeds) == (3, False, False)
+    assert paired_difference(ours, theirs).new_seeds
+    of_mean_ratio = relative_effect(ours.mean(0, keepdims=True), theirs.mean(0, keepdims=True))
+    assert relative_effect(ours, theirs, new_seeds=False) == pytest.approx(of_mean_ratio, abs=1e-9)
+
+
 def test_two_seeds_of_equal_means_still_vary_over_examples():
     differences = np.array([[1.0, 0.0] * 20, [0.0, 1.0] * 20])
     differences[:, :4] = 1.0
