@@ -2,7 +2,8 @@
 
 A cell's task waits for the task that makes its head scores, as Ray's object references say. Ray runs task after task in the
 same worker processes, each of which keeps the model that it has loaded. A task whose process or node dies is run again
-elsewhere, and goes on from what it had kept. Results go through the store, a folder that all nodes see; only words go back to the driver.
+elsewhere, and goes on from what it had kept. Results go through the store, a folder that all nodes see; only words go back to
+the driver.
 """
 
 import logging

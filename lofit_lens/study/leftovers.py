@@ -4,14 +4,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from lofit_lens.store import RunStore
 from lofit_lens.study.grid import Study
 from lofit_lens.study.items import Catalogue
 from lofit_lens.study.work import state_of
-
-Why = Literal["finished", "not of this study", "left by a killed process"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class Leftover:
     """
 
     path: Path
-    why: Why
+    why: str
     size: int
 
     def remove(self) -> None:
@@ -48,7 +45,7 @@ def leftovers(study: Study, store: RunStore, *, of_others: bool = False) -> list
     items = [item for model in study.models if model in catalogue.fingerprints for item in catalogue.items(model)]
     states = {catalogue.key(item): state_of(item, catalogue, store) for item in items}
     is_complete = set(states.values()) == {"done"}
-    found: list[tuple[Path, Why]] = list(_half_done(store, states, of_others=of_others))
+    found: list[tuple[Path, str]] = list(_half_done(store, states, of_others=of_others))
     if is_complete:
         found += [(path, "finished") for path in store.root.glob("activations/*")]
     if of_others:
@@ -58,7 +55,7 @@ def leftovers(study: Study, store: RunStore, *, of_others: bool = False) -> list
     return [Leftover(path, why, _size(path)) for path, why in found]
 
 
-def _half_done(store: RunStore, states: dict[str, str], *, of_others: bool) -> Iterator[tuple[Path, Why]]:
+def _half_done(store: RunStore, states: dict[str, str], *, of_others: bool) -> Iterator[tuple[Path, str]]:
     for path in sorted([*store.root.glob("work/*"), *store.root.glob("leases/[!.]*.json")]):
         key = path.stem
         if store.is_leased(key):
