@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 import lofit_lens as ll
-from lofit_lens import adapters, demo, files
+from lofit_lens import adapters, cli_study, demo, files
 from lofit_lens.embedded import EMBEDDED
 from lofit_lens.interventions import Adapter
 from lofit_lens.lens import LensModel
@@ -27,6 +27,7 @@ from lofit_lens.tasks.base import METRICS, SPLITS
 from lofit_lens.tasks.sources import SOURCES
 
 app = typer.Typer(help=ll.__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(cli_study.app, name="study")
 console = Console()
 
 ModelOption = Annotated[str, typer.Option("--model", help="An embedded model, tiny-FAMILY, a folder, or a hub name.")]

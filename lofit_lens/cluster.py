@@ -20,6 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 from lofit_lens.progress import progress
 from lofit_lens.store import RunStore
 from lofit_lens.study import Catalogue, Item, Study, Worker, state_of, study_table
+from lofit_lens.tracking import Service
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ def run_on_ray(
     cpus: int = 1,
     gpus: float = 0,
     memory_gb: float | None = None,
+    track: Service | None = None,
     accept_license: Collection[str] = (),
 ) -> pd.DataFrame:
     """Do what the store lacks of a study on a Ray cluster; the same results as `run_study` with as many threads.
@@ -48,6 +50,7 @@ def run_on_ray(
         cpus: of a worker, and its threads.
         gpus: of a worker; a share below 1 lets several have one.
         memory_gb: that Ray sets aside for a worker; None sets nothing aside.
+        track: also send finished runs to "wandb" or "trackio", which must be installed on the workers.
         accept_license: licences that you accept, for models that ask.
 
     Returns:
@@ -65,7 +68,7 @@ def run_on_ray(
         options["memory"] = int(memory_gb * 2**30)
     refused: dict[str, str] = {}
     with _connected(address):
-        worker = ray.put(Worker(study, store, tuple(accept_license), "cuda" if gpus else None))
+        worker = ray.put(Worker(study, store, tuple(accept_license), "cuda" if gpus else None, track=track))
         for model in study.models:
             try:
                 fingerprints = ray.get(_look_at.options(**options).remote(worker, model, cpus))

@@ -63,6 +63,7 @@ class Run:
         labels: what tables call it by: some of `LABELS`.
         seconds: what each part of it took, by the clock.
         trials: what was tried on the validation split where something was chosen there.
+        environment: where it was made; see `environment_of`.
     """
 
     settings: Mapping[str, Any]
@@ -71,6 +72,7 @@ class Run:
     labels: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     trials: tuple[Mapping[str, Any], ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
 
 def key_of(settings: Mapping[str, Any]) -> str:
@@ -90,8 +92,17 @@ def name_of(labels: Mapping[str, Any]) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in ".".join(said))
 
 
-def write_run(folder: Path, run: Run, model: LensModel) -> None:
-    """Write a run into an empty folder."""
+def write_run(folder: Path, run: Run, model: LensModel | None = None) -> None:
+    """Write a run into an empty folder.
+
+    Args:
+        folder: where to.
+        run: what to write.
+        model: the model that its edit is for; not needed where the edit says so itself.
+
+    Raises:
+        ValueError: nobody has said which model it is for.
+    """
     evaluation = run.evaluation.to_json()
     scores, texts = evaluation.pop("scores"), evaluation.pop("texts")
     stored = {
@@ -105,7 +116,7 @@ def write_run(folder: Path, run: Run, model: LensModel) -> None:
         "stages": None if run.fit is None else list(run.fit.losses),
     }
     write_json_atomically(folder / RUN_FILE, stored)
-    write_json_atomically(folder / ENVIRONMENT_FILE, environment(model))
+    write_json_atomically(folder / ENVIRONMENT_FILE, dict(run.environment))
     _outcomes(run, texts).to_parquet(folder / OUTCOMES_FILE, index=False)
     if run.fit is not None:
         lines = [
@@ -134,7 +145,8 @@ def read_run(folder: Path, model: LensModel | None = None) -> Run:
         fit = None if stored["stages"] is None else _read_fit(folder, stored["stages"], model)
         evaluation = _read_evaluation(folder, stored["evaluation"])
         labels, trials = stored["labels"], tuple(stored["trials"])
-        return Run(stored["settings"], fit, evaluation, labels, stored["seconds"], trials)
+        environment = json.loads((folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+        return Run(stored["settings"], fit, evaluation, labels, stored["seconds"], trials, environment)
     except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         raise ValueError(
             f"the run in {folder} is damaged, or of another base model ({error}); delete that folder, and it will be run again"
@@ -187,7 +199,7 @@ def read_losses(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def environment(model: LensModel) -> dict[str, Any]:
+def environment_of(model: LensModel) -> dict[str, Any]:
     """What a result may depend on beside its settings: versions, the machine, threads, device and dtype."""
     weight = next(iter(lens.weights(model)))
     return {

@@ -61,10 +61,15 @@ class RunStore:
         folder = self.find(settings)
         return None if folder is None else read_run(folder, model)
 
-    def put(self, run: Run, model: LensModel) -> Path:
+    def put(self, run: Run, model: LensModel | None = None) -> Path:
         """Store a run in one atomic step. One that is there already has the same settings, and stands.
 
+        Args:
+            run: what to store.
+            model: the model that its edit is for; not needed where the edit says so itself.
+
         Raises:
+            ValueError: nobody has said which model it is for.
             OSError: the folder cannot be written.
         """
         if (found := self.find(run.settings)) is not None:

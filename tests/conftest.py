@@ -1,6 +1,5 @@
 """What several tests share: tiny random models made from code alone, and tasks made on the spot."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -15,9 +14,10 @@ import lofit_lens
 from lofit_lens import analysis
 from lofit_lens.analysis.reading import ReadToken
 from lofit_lens.heads import Head, HeadScores
+from lofit_lens.methods import Fit
 from lofit_lens.outcomes import Evaluation
-from lofit_lens.plain import to_plain
 from lofit_lens.probes import LabelledAnswers
+from lofit_lens.runs import Run, write_run
 from lofit_lens.tasks.base import Example, Split, Task
 from lofit_lens.tiny import tiny_pair
 
@@ -133,18 +133,13 @@ def _store_run(folder: Path, number: int, text: str) -> None:
     task, seed = f"task {number % 4}{text}", number // 4
     made_by = {"method": f"LoFiT{text}", "task": task, "seed": seed, "settings": {"k": 9, "heads": None, "note": text}}
     base = {"name": f"tiny{text}", "fingerprint": f"f{text}", "n_layers": 12, "n_heads": 8, "d_head": 4}
-    lofit_lens.HeadIntervention(heads, offset=torch.ones(9, 4) * number, made_by=made_by, base_model=base).save(
-        folder / "adapter"
-    )
+    edit = lofit_lens.HeadIntervention(heads, offset=torch.ones(9, 4) * number, made_by=made_by, base_model=base)
     right = tuple(float(i < number + 2) for i in range(40))
     evaluation = Evaluation(task, "test", "exact_match", {"exact_match": right}, (text,) * 40, 0, {"note": text})
-    stored = {
-        "settings": {"model": f"f{text}", "task": {"name": task}, "method": {"k": 9}, "seed": seed},
-        "evaluation": evaluation.to_json(),
-        "losses": {"offset": [1.0]},
-        "scores": to_plain(scores),
-    }
-    (folder / "run.json").write_text(json.dumps(stored))
+    settings = {"model": f"f{text}", "task": {"name": task}, "method": {"k": 9}, "seed": seed}
+    labels = {"model": f"tiny{text}", "task": task, "method": f"lofit{text}", "k": 9, "seed": seed}
+    folder.mkdir(parents=True)
+    write_run(folder, Run(settings, Fit(edit, scores, {"offset": (1.0,)}), evaluation, labels))
 
 
 def _results_saying(text: str) -> dict[str, object]:

@@ -39,7 +39,7 @@ class Plan:
     """What there is to do.
 
     Args:
-        items: a row for each piece of work: `model`, `item`, `kind`, `state`, `used_by` (how many cells start from it), and
+        items: a row for each piece of work: its labels, `item`, `kind`, `state`, `used_by` (how many cells start from it), and
             `seconds`, NaN where the size of the model is not known.
         disk: bytes that what is left will take, without activations.
         notes: what could not be looked at, and what to do about it.
@@ -59,6 +59,19 @@ class Plan:
         """For all that is left, one piece after the other; NaN if that is not known."""
         return sum(self.left["seconds"].tolist())
 
+    def by_task(self) -> pd.DataFrame:
+        """A row for each model, task and kind of work: its `pieces`, those `done` and `failed`, and `seconds_left`."""
+        groups: dict[tuple[str, ...], list[dict[Any, Any]]] = {}
+        for row in self.items.to_dict("records"):
+            task = row["task"] if isinstance(row["task"], str) else "any"
+            groups.setdefault((row["model"], task, row["kind"]), []).append(row)
+        rows = []
+        for (model, task, kind), pieces in groups.items():
+            counts = {state: sum(piece["state"] == state for piece in pieces) for state in ("done", "failed")}
+            left = sum(piece["seconds"] for piece in pieces if piece["state"] != "done")
+            rows.append({"model": model, "task": task, "kind": kind, "pieces": len(pieces), **counts, "seconds_left": left})
+        return pd.DataFrame(rows)
+
 
 def plan(study: Study, store: RunStore) -> Plan:
     """Look at what a study has to do on that store, without loading a model."""
@@ -76,7 +89,7 @@ def plan(study: Study, store: RunStore) -> Plan:
             state = "to do" if notes else state_of(item, catalogue, store)
             rows.append(
                 {
-                    "model": model,
+                    **item.labels,
                     "item": item.name,
                     "kind": "cell" if isinstance(item, Cell) else "head scores",
                     "state": "to do" if state == "waiting" else state,

@@ -10,6 +10,7 @@ from lofit_lens.study.items import Catalogue
 from lofit_lens.study.local import run_here
 from lofit_lens.study.table import study_table
 from lofit_lens.study.work import Worker
+from lofit_lens.tracking import Service
 
 
 def run_study(
@@ -19,6 +20,7 @@ def run_study(
     accept_license: Collection[str] = (),
     device: str | None = None,
     n_devices: int = 1,
+    track: Service | None = None,
 ) -> pd.DataFrame:
     """Do what the store lacks of a study, in this process; stopped or killed, it goes on where it was at the next call.
 
@@ -31,6 +33,7 @@ def run_study(
         accept_license: licences that you accept, for models that ask (`{"gemma"}`).
         device: of the models; default is TransformerLens's choice.
         n_devices: split a model's layers over so many GPUs.
+        track: also send finished runs to "wandb" or "trackio".
 
     Returns:
         `study_table`: one row for each cell that is done.
@@ -40,7 +43,7 @@ def run_study(
         FileNotFoundError: a task's files are not at hand; before anything is run.
         OSError: the store cannot be written.
     """
-    run_here(Worker(study, store, accept_license, device, n_devices))
+    run_here(Worker(study, store, accept_license, device, n_devices, track))
     return study_table(study, store)
 
 

@@ -117,7 +117,7 @@ def _made_task(name: str, settings: dict[str, Any]) -> Task:
     try:
         return task_named(family, **settings)
     except ValidationError as error:
-        raise ValueError(f"tasks.{name}.{said(error)}") from error
+        raise ValueError(said(error, inside=f"tasks.{name}")) from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"tasks.{name}: {error}") from error
 
@@ -145,17 +145,18 @@ def _made_method(name: str, table: Any) -> Settings:
     try:
         return Settings(METHODS[family](**settings), **extras)
     except ValidationError as error:
-        raise ValueError(f"methods.{name}.{said(error, Where)}") from error
+        raise ValueError(said(error, Where, inside=f"methods.{name}")) from error
     except ValueError as error:
         raise ValueError(f"methods.{name}: {error}") from error
 
 
-def said(error: ValidationError, owner: type | None = None) -> str:
+def said(error: ValidationError, owner: type | None = None, *, inside: str = "") -> str:
     """What pydantic found, with key and value.
 
     Args:
         error: what it raised.
         owner: a dataclass; the keys that it has are named where one is unknown.
+        inside: the key of what was being made.
     """
     parts: dict[str, None] = {}
     for found in error.errors():
@@ -165,5 +166,7 @@ def said(error: ValidationError, owner: type | None = None) -> str:
         # Which of several types was tried is in the location too, behind the key and its index.
         key = ".".join(str(part) for part in found["loc"] if not str(part).startswith(("function-", "constrained-")))
         # Our own errors name what they are about.
-        parts[message if found["type"] == "value_error" else f"{key} = {found['input']!r}: {message}"] = None
+        is_ours = found["type"] == "value_error"
+        place = inside if is_ours else ".".join(filter(None, [inside, key])) + f" = {found['input']!r}"
+        parts[": ".join(filter(None, [place, message]))] = None
     return "; ".join(parts)

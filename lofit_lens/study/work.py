@@ -22,7 +22,7 @@ from lofit_lens.heads import HeadScores
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import ITI, Fit
 from lofit_lens.models import fingerprint, load_model
-from lofit_lens.runs import Run
+from lofit_lens.runs import Run, environment_of
 from lofit_lens.selection import (
     gradient_scores,
     greedy_gradient_scores,
@@ -33,6 +33,7 @@ from lofit_lens.selection import (
 from lofit_lens.store import RunStore
 from lofit_lens.study.grid import Cell, Study
 from lofit_lens.study.items import Catalogue, Item, Selection, own_of, selection_of
+from lofit_lens.tracking import Service, send_run
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Worker:
         accept_license: licences that the user accepts, for models that ask.
         device: of the models.
         n_devices: to split a model's layers over.
+        track: a service that finished runs are sent to.
     """
 
     study: Study
@@ -58,6 +60,7 @@ class Worker:
     accept_license: Collection[str] = ()
     device: str | None = None
     n_devices: int = 1
+    track: Service | None = None
     _loaded: tuple[str, LensModel] | None = field(default=None, init=False, repr=False)
     _seconds: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
@@ -133,7 +136,10 @@ class Worker:
         fit, trials = (None, ()) if item.method is None else self._fit(model, item, catalogue, folder)
         with self._timed("evaluate"):
             evaluation = evaluate(model, task, None if fit is None else fit.intervention, split=self.study.split)
-        self.store.put(Run(settings, fit, evaluation, item.labels, self._parts(), trials), model)
+        run = Run(settings, fit, evaluation, item.labels, self._parts(), trials, environment_of(model))
+        stored = self.store.put(run, model)
+        if self.track is not None:
+            send_run(stored, self.track, project=self.study.name)
         return str(evaluation)
 
     def _fit(

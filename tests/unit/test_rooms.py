@@ -37,7 +37,7 @@ LEVELS = (
     | {"plots.tokens"},
     {"plots", "rendering", "results"},
     {"runs"},
-    {"report.figures", "report.sources", "store", "study.settings"},
+    {"report.figures", "report.sources", "store", "study.settings", "tracking"},
     {"report.heads", "report.tables", "study.grid"},
     {"report.page", "study.items"},
     {"report", "study.work"},
@@ -46,6 +46,7 @@ LEVELS = (
     {"study"},
     {"cluster"},
     {"lofit_lens", "demo", "recipes"},
+    {"cli_study"},
     {"cli"},
     {"__main__"},
 )

@@ -1,5 +1,6 @@
 """Finished runs on disk: what is read back is what was stored, and the same settings find it."""
 
+import importlib.metadata
 import json
 import math
 import shutil
@@ -11,7 +12,8 @@ from lofit_lens import HeadIntervention, attached, tiny_model
 from lofit_lens.heads import Head, HeadScores
 from lofit_lens.methods.base import Fit
 from lofit_lens.outcomes import Evaluation
-from lofit_lens.store import ADAPTER_FOLDER, RUN_FILE, Run, RunStore
+from lofit_lens.runs import ADAPTER_FOLDER, ENVIRONMENT_FILE, METRICS_FILE, OUTCOMES_FILE, RUN_FILE, Run, environment_of, key_of
+from lofit_lens.store import RunStore
 
 NAN = math.nan
 SETTINGS = {"model": "tiny-llama", "method": {"name": "LoFiT", "k": 0.1, "heads": [[2, 3]]}, "task": "toy", "seed": 0}
@@ -75,24 +77,108 @@ def test_what_was_not_stored_is_none(store, llama):
     assert store.get({**SETTINGS, "seed": 1}, llama) is None
 
 
-def test_a_run_stored_again_replaces_the_first(store, llama):
+def test_a_run_that_is_there_already_stands(store, llama):
     store.put(Run(SETTINGS, FIT, EVALUATION), llama)
     second = Evaluation("toy", "test", "exact_match", {"exact_match": (1.0,)})
     store.put(Run(SETTINGS, None, second), llama)
-    assert stored_run(store, llama).evaluation == second
-    assert stored_run(store, llama).fit is None
-    assert [folder.name for folder in store.root.iterdir()] == [store.folder(SETTINGS).name]
+    assert stored_run(store, llama).evaluation == EVALUATION
+    assert [folder.name for folder in (store.root / "runs").iterdir()] == [key_of(SETTINGS)]
+
+
+# What others can read
+
+
+LABELS = {"model": "tiny-llama", "task": "toy", "method": "lofit", "heads": "own", "k": 0.1, "n_train": None, "seed": 3}
+
+
+def test_the_table_has_a_row_for_each_run(store, llama):
+    store.put(Run(SETTINGS, FIT, EVALUATION, LABELS, {"fit": 1.5, "evaluate": 0.5}), llama)
+    store.put(
+        Run({**SETTINGS, "method": None}, None, EVALUATION, {"model": "tiny-llama", "task": "toy", "method": "base"}), llama
+    )
+    table = store.table().set_index("method")
+    assert list(table.index) == ["base", "lofit"]
+    lofit = table.loc["lofit"]
+    assert (lofit["k"], lofit["seed"], lofit["metric"], lofit["value"], lofit["n"]) == (0.1, 3, "mc1", 0.5, 2)
+    assert (lofit["low"], lofit["high"]) == EVALUATION.interval()
+    assert (lofit["n_parameters"], lofit["fit_seconds"], lofit["folder"]) == (
+        32,
+        1.5,
+        f"tiny-llama.toy.lofit.own.k0.1.seed3-{key_of(SETTINGS)}",
+    )
+    assert table.loc["base", "n_parameters"] == 0
+    assert table[["seed", "k"]].isna().loc["base"].all()
+    assert RunStore(store.root / "nothing").table().empty
+
+
+def test_duckdb_reads_the_outcomes_of_all_runs_as_one_table(store, llama):
+    duckdb = pytest.importorskip("duckdb")
+    store.put(Run(SETTINGS, FIT, EVALUATION, LABELS), llama)
+    store.put(Run({**SETTINGS, "seed": 1}, FIT, EVALUATION, {**LABELS, "task": "other", "heads": "iti"}), llama)
+    query = (
+        "SELECT task, heads, avg(score), count(*) FROM '{}/runs/*/outcomes.parquet' WHERE metric = '{}' GROUP BY ALL ORDER BY 1"
+    )
+    assert duckdb.sql(query.format(store.root, "mc1")).fetchall() == [("other", "iti", 0.5, 2), ("toy", "own", 0.5, 2)]
+    frame = store.outcomes()
+    assert len(frame) == 8
+    texts = frame.query("task == 'toy' and metric == 'mc2'").sort_values("example")["text"]
+    assert texts.tolist() == ["a\n", "ü"]
+
+
+def test_a_run_says_where_it_was_made_and_how_its_loss_fell(store, llama):
+    folder = store.put(Run(SETTINGS, FIT, EVALUATION, environment=environment_of(llama)), llama)
+    environment = json.loads((folder / ENVIRONMENT_FILE).read_text())
+    assert environment["packages"]["torch"] == importlib.metadata.version("torch")
+    assert (environment["dtype"], environment["device"], environment["threads"]) == ("float32", "cpu", 1)
+    assert stored_run(store, llama).environment == environment
+    lines = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+    assert lines == [
+        {"stage": "scale", "step": 0, "loss": 2.5},
+        {"stage": "scale", "step": 1, "loss": 1 / 3},
+        {"stage": "offset", "step": 0, "loss": 1.5},
+    ]
+
+
+def test_a_name_has_no_letters_that_a_file_cannot_have(store, llama):
+    folder = store.put(Run(SETTINGS, None, EVALUATION, {"model": "org/model", "task": "a b<c>", "method": "base"}), llama)
+    assert folder.name == f"org_model.a_b_c_.base-{key_of(SETTINGS)}"
+
+
+def test_head_scores_are_read_back(store):
+    assert store.get_scores(SETTINGS) is None
+    store.put_scores(SETTINGS, SCORES, LABELS)
+    found = store.get_scores(SETTINGS)
+    torch.testing.assert_close(found.values, SCORES.values, rtol=0, atol=0, equal_nan=True)
+    assert found.made_by == SCORES.made_by
+
+
+def test_failures_are_kept_until_they_are_forgotten(store):
+    assert store.failure("k") is None
+    store.mark_failed("k", {"error": "ValueError"})
+    assert store.failure("k") == {"error": "ValueError"}
+    store.forget_failure("k")
+    store.forget_failure("k")
+    assert store.failure("k") is None
+
+
+def test_fingerprints_and_the_journal_grow(store):
+    assert (store.fingerprints(), store.journal()) == ({}, [])
+    for name in ("a", "b"):
+        store.note_fingerprint(name, name * 3)
+        store.note({"item": name})
+    assert store.fingerprints() == {"a": "aaa", "b": "bbb"}
+    assert store.journal() == [{"item": "a"}, {"item": "b"}]
 
 
 # The key
 
 
-def test_the_key_does_not_depend_on_the_order_of_settings(store):
+def test_the_key_does_not_depend_on_the_order_of_settings():
     def backwards(value):
         return {key: backwards(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
 
     assert list(backwards(SETTINGS)) == list(SETTINGS)[::-1]
-    assert store.folder(backwards(SETTINGS)) == store.folder(SETTINGS)
+    assert key_of(backwards(SETTINGS)) == key_of(SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -106,15 +192,15 @@ def test_the_key_does_not_depend_on_the_order_of_settings(store):
         {"extra": 0},
     ],
 )
-def test_the_key_depends_on_every_setting(store, changes):
-    assert store.folder({**SETTINGS, **changes}) != store.folder(SETTINGS)
+def test_the_key_depends_on_every_setting(changes):
+    assert key_of({**SETTINGS, **changes}) != key_of(SETTINGS)
 
 
-def test_settings_that_json_does_not_have_are_refused(store):
+def test_settings_that_json_does_not_have_are_refused():
     with pytest.raises(ValueError, match="not JSON compliant"):
-        store.folder({"k": NAN})
+        key_of({"k": NAN})
     with pytest.raises(TypeError, match="not JSON serializable"):
-        store.folder({"head": torch.zeros(1)})
+        key_of({"head": torch.zeros(1)})
 
 
 # Damage
@@ -142,13 +228,12 @@ def within(key, value):
         lambda text: "null",
         without("settings"),
         without("evaluation"),
-        without("losses"),
-        without("scores"),
+        without("stages"),
+        without("labels"),
+        within("schema", 99),
         within("evaluation", {}),
         within("evaluation", None),
-        within("losses", [1.0]),
-        within("losses", {"offset": 1.0}),
-        within("scores", {"values": [["a"]], "quantity": "norm", "made_by": {}}),
+        within("stages", ["another"]),
     ],
 )
 def test_a_damaged_run_file_is_refused_with_the_folder_to_delete(as_users_run_it, store, llama, damage):
@@ -159,6 +244,15 @@ def test_a_damaged_run_file_is_refused_with_the_folder_to_delete(as_users_run_it
         store.get(SETTINGS, llama)
     shutil.rmtree(folder)
     assert store.get(SETTINGS, llama) is None
+
+
+@pytest.mark.parametrize("name", [METRICS_FILE, OUTCOMES_FILE, f"{ADAPTER_FOLDER}/head_scores.json"])
+def test_other_damaged_files_are_refused_too(store, llama, name):
+    folder = store.put(Run(SETTINGS, FIT, EVALUATION), llama)
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=f"{folder} is damaged, or"):
+        store.get(SETTINGS, llama)
 
 
 @pytest.mark.parametrize("name", ["lofit_config.json", "lofit_vectors.safetensors"])

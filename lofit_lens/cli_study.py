@@ -1,0 +1,188 @@
+"""`lofit-lens study`: plan, run, watch and tabulate a grid of runs."""
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from lofit_lens.files import check_writable, write_text_atomically
+from lofit_lens.store import RunStore
+from lofit_lens.study import Study, leftovers, plan, retry_study, run_study, study_status, study_table, time_table
+from lofit_lens.tracking import SERVICES, checked_service
+
+app = typer.Typer(help="Run a grid of tasks, heads, methods and seeds that survives anything.", no_args_is_help=True)
+console = Console()
+
+FileArgument = Annotated[Path, typer.Argument(help="The study: a TOML file.")]
+StoreOption = Annotated[Path | None, typer.Option(help="Folder for the runs (default: runs/NAME of the study).")]
+EXECUTORS = ("local", "ray")
+TABLE_FORMATS = (".csv", ".parquet", ".md")
+
+
+def _study(file: Path, store: Path | None) -> tuple[Study, RunStore]:
+    study = Study.from_file(file)
+    return study, RunStore(store or Path("runs") / study.name)
+
+
+@app.command()
+def run(
+    file: FileArgument,
+    store: StoreOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do, and what it will cost.")] = False,
+    executor: Annotated[str, typer.Option(help=f"One of {', '.join(EXECUTORS)}.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster: auto, or ray://HOST:10001 (default: start one).")
+    ] = None,
+    cpus: Annotated[int, typer.Option(help="Of a Ray worker, and its threads.")] = 1,
+    gpus: Annotated[float, typer.Option(help="Of a Ray worker; a share below 1 lets several have one.")] = 0,
+    memory_gb: Annotated[float | None, typer.Option(help="That Ray sets aside for a worker.")] = None,
+    device: Annotated[str | None, typer.Option(help="Of the models, without Ray (default: a GPU when there is one).")] = None,
+    n_devices: Annotated[int, typer.Option(help="Split a model's layers over so many GPUs, without Ray.")] = 1,
+    track: Annotated[str | None, typer.Option(help=f"Also send runs to {' or '.join(SERVICES)}.")] = None,
+    accept_license: Annotated[list[str] | None, typer.Option(help="Licence you accept, e.g. gemma.")] = None,
+) -> None:
+    """Do what the store lacks of a study. Stop it whenever you like: the same command goes on where it was."""
+    study, runs = _study(file, store)
+    if executor not in EXECUTORS:
+        raise ValueError(f"--executor {executor!r}; wanted one of {', '.join(EXECUTORS)}")
+    service = checked_service(track)
+    if dry_run:
+        _print_plan(study, runs)
+        return
+    check_writable(runs.root / "models.json")
+    licences = accept_license or ()
+    try:
+        if executor == "ray":
+            from lofit_lens.cluster import run_on_ray
+
+            resources = {"cpus": cpus, "gpus": gpus, "memory_gb": memory_gb}
+            run_on_ray(study, runs, address=address, track=service, accept_license=licences, **resources)
+        else:
+            run_study(study, runs, device=device, n_devices=n_devices, track=service, accept_license=licences)
+    except KeyboardInterrupt:
+        console.print("\nstopped; what is finished is kept, start the same command again to go on")
+        raise typer.Exit(130) from None
+    _print_status(study, runs, file)
+    if "failed" in study_status(study, runs)["state"].tolist():
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(file: FileArgument, store: StoreOption = None) -> None:
+    """Say what is done, running, failed and to do, and where the time went."""
+    study, runs = _study(file, store)
+    _print_status(study, runs, file)
+
+
+@app.command()
+def table(
+    file: FileArgument,
+    store: StoreOption = None,
+    out: Annotated[Path | None, typer.Option(help=f"Write it there: {', '.join(TABLE_FORMATS)}.")] = None,
+) -> None:
+    """Print or write one row for each cell that is done: labels, metric, interval, n, seconds."""
+    study, runs = _study(file, store)
+    found = study_table(study, runs)
+    if out is None:
+        console.print(found.to_string(index=False), markup=False, highlight=False, soft_wrap=True)
+        return
+    if out.suffix not in TABLE_FORMATS:
+        raise ValueError(f"--out {out}; wanted a name that ends with {', '.join(TABLE_FORMATS)}")
+    check_writable(out)
+    if out.suffix == ".parquet":
+        found.to_parquet(out, index=False)
+    else:
+        write_text_atomically(out, found.to_csv(index=False) if out.suffix == ".csv" else _markdown(found))
+    console.print(f"{len(found)} cells in {out}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def retry(file: FileArgument, store: StoreOption = None) -> None:
+    """Forget what has failed, so that the next run tries it again."""
+    study, runs = _study(file, store)
+    forgotten = retry_study(study, runs)
+    for name in forgotten:
+        console.print(name, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{len(forgotten)} will be tried again by: lofit-lens study run {file}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def gc(
+    file: FileArgument,
+    store: StoreOption = None,
+    of_others: Annotated[bool, typer.Option("--of-others", help="Also runs that this study does not have.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it; without, it is only listed.")] = False,
+) -> None:
+    """List what the store holds that nobody needs any more, or remove it."""
+    study, runs = _study(file, store)
+    found = leftovers(study, runs, of_others=of_others)
+    for leftover in found:
+        console.print(f"{leftover.path}  ({leftover.why})", markup=False, highlight=False, soft_wrap=True)
+        if delete:
+            leftover.remove()
+    size = sum(leftover.size for leftover in found) / 1e6
+    console.print(f"{len(found)} {'removed' if delete else 'could go (--delete)'}, {size:.1f} MB", highlight=False)
+
+
+def _print_plan(study: Study, runs: RunStore) -> None:
+    planned = plan(study, runs)
+    for note in planned.notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    shown = Table(title=study.name, box=SIMPLE_HEAD)
+    by_task = planned.by_task()
+    for column in by_task:
+        shown.add_column(str(column).replace("_", " "))
+    for *names, seconds in by_task.itertuples(index=False, name=None):
+        shown.add_row(*map(str, names), "?" if math.isnan(seconds) else f"{seconds:.0f}")
+    console.print(shown)
+    shared = planned.items[planned.items["used_by"] > 1]
+    console.print(f"{len(shared)} head scores are made once for {shared['used_by'].sum()} cells", highlight=False)
+    console.print(
+        f"what is left: about {duration(planned.seconds)} one after the other, {planned.disk / 1e6:.0f} MB in {runs.root} "
+        "(without activations)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _print_status(study: Study, runs: RunStore, file: Path) -> None:
+    states = study_status(study, runs)
+    counts = ", ".join(
+        f"{n} {kind}: {state}" for (kind, state), n in Counter(zip(states["kind"], states["state"], strict=True)).items()
+    )
+    console.print(f"{study.name}: {counts}", highlight=False, soft_wrap=True)
+    failed = [row for row in states.to_dict("records") if row["state"] == "failed"]
+    for row in failed:
+        console.print(f"failed: {row['item']}: {row['error']}", markup=False, highlight=False, soft_wrap=True)
+    if failed:
+        console.print(f"to try them again: lofit-lens study retry {file}", highlight=False, soft_wrap=True)
+    times = time_table(study, runs)
+    if len(times) > 1:
+        shown = Table("part", "times", "seconds", "of unavoidable", title="Time", box=SIMPLE_HEAD)
+        for part, times_done, seconds, share in times.itertuples(index=False, name=None):
+            shown.add_row(part, str(times_done), f"{seconds:.0f}", f"{share:.2f}")
+        console.print(shown)
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    rows = [
+        list(map(str, frame.columns)),
+        ["---"] * len(frame.columns),
+        *(map(str, row) for row in frame.itertuples(index=False)),
+    ]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+
+
+def duration(seconds: float) -> str:
+    """For people: `40 s`, `12 min`, `3.5 h`; `an unknown time` for NaN."""
+    if math.isnan(seconds):
+        return "an unknown time (a model's name does not say how large it is)"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

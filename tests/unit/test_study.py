@@ -1,0 +1,457 @@
+"""Studies: what a file says, which cells it makes, what they share, and that they come out as the functions would give them."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import lofit_lens as ll
+from lofit_lens import study as studies
+from lofit_lens.fitting import NonFiniteLossError
+from lofit_lens.methods import ITI, RED, LoFiT
+from lofit_lens.store import RunStore
+from lofit_lens.study import Catalogue, Cell, Study, Worker, plan, retry_study, run_study, study_status, study_table, time_table
+from lofit_lens.study.items import Selection
+from lofit_lens.study.settings import Settings
+from lofit_lens.tasks import Counterfactual, Kinship, Truth
+
+TEXT = """
+models = ["tiny-llama"]
+heads = ["own", "others", "iti", "random"]
+k = [2, 0.5]
+seeds = [0, 1]
+
+[tasks.kinship]
+n_train = 8
+n_val = 4
+n_test = 6
+
+[tasks.told]
+task = "truth"
+n_train = 8
+n_val = 4
+n_test = 6
+
+[methods.lofit]
+scale_epochs = 1
+offset_epochs = 1
+choose = { offset_lr = [3e-2, 1e-1] }
+
+[[methods.lofit.where]]
+task = "told"
+k = 2
+set = { scale_lr = 2e-2 }
+
+[methods.red]
+epochs = 1
+"""
+SIZES = {"n_train": 8, "n_val": 4, "n_test": 6}
+QUICK = LoFiT(scale_epochs=1, offset_epochs=1)
+
+
+def study_of(text: str, folder: Path) -> Study:
+    path = folder / "heads.toml"
+    path.write_text(text)
+    return Study.from_file(path)
+
+
+def small(**settings) -> Study:
+    """Two tasks on their own and each other's heads."""
+    tasks = {"kinship": Kinship(**SIZES), "counter": Counterfactual(**SIZES)}
+    given = {"models": ["tiny-llama"], "tasks": tasks, "methods": {"lofit": QUICK}, "heads": ["own", "others"], "k": [2]}
+    return Study(name="small", **{**given, **settings})
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The study of `TEXT`, run."""
+    folder = tmp_path_factory.mktemp("study")
+    study, store = study_of(TEXT, folder), RunStore(folder / "store")
+    run_study(study, store)
+    return study, store
+
+
+# What a file says
+
+
+def test_a_file_and_python_make_the_same_study(tmp_path):
+    said = study_of(TEXT, tmp_path)
+    lofit = Settings(QUICK, {"offset_lr": (3e-2, 1e-1)}, [{"task": "told", "k": 2, "set": {"scale_lr": 2e-2}}])
+    made = Study(
+        name="heads",
+        models=["tiny-llama"],
+        heads=["own", "others", "iti", "random"],
+        k=[2, 0.5],
+        seeds=[0, 1],
+        tasks={"kinship": Kinship(**SIZES), "told": Truth(**SIZES)},
+        methods={"lofit": lofit, "red": RED(epochs=1)},
+    )
+    assert said == made
+    assert list(said.cells()) == list(made.cells())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("models", "modles", r"modles = \['tiny-llama'\]: unknown key; wanted some of name, models, tasks"),
+        ('["tiny-llama"]', '"tiny-llama"', "models = 'tiny-llama': Input should be a list"),
+        ('"iti"', '"itti"', "heads has 'itti'; wanted some of own, others, iti, random, .*, or a task of the study"),
+        ("seeds = [0, 1]", "seeds = []", r"seeds = \[\]: List should have at least 1 item"),
+        ("seeds = [0, 1]", "seeds = [0, 0]", r"seeds = \[0, 0\] has a value twice"),
+        ("k = [2, 0.5]", "k = [2, 1.5]", "k.1 = 1.5: Input should be less than or equal to 1"),
+        ("n_train", "n_trian", "tasks.kinship: kinship has no setting 'n_trian'; wanted some of n_train, n_val"),
+        ("n_train = 8", "n_train = 'all'", "tasks.kinship.n_train = 'all': Input should be a valid integer"),
+        ('task = "truth"', 'task = "truht"', "tasks.told: got the task name 'truht', .* did you mean 'truth'"),
+        ("[tasks.told]", "[tasks.iti]", "a task is called 'iti', which is a source of heads"),
+        ("[methods.red]", "[methods.blue]", "methods.blue: method = 'blue'; wanted one of lofit, iti"),
+        ("epochs = 1\n", "epochs = 0\n", "methods.*epochs = 0: Input should be greater than or equal to 1"),
+        ("scale_epochs", "scale_epoch", "methods.lofit: lofit has no setting 'scale_epoch'; wanted some of .*scale_epochs"),
+        ("scale_epochs = 1", "k = 3", "methods.lofit: lofit has no setting 'k'"),
+        ("offset_lr = [3e-2, 1e-1]", "rate = [1]", "methods.lofit: LoFiT has no setting 'rate'"),
+        ("offset_lr = [3e-2, 1e-1]", "offset_lr = []", "methods.lofit.*wanted one setting with the values to try"),
+        ("offset_lr = [3e-2, 1e-1]", "offset_lr = [-1.0]", "methods.lofit.offset_lr = -1.0: Input should be greater than 0"),
+        ('task = "told"', 'tsk = "told"', "methods.lofit.where.0.tsk = 'told': unknown key; wanted some of set, model, task"),
+        ('task = "told"', 'task = "truth"', "methods.lofit.where has task = 'truth'; wanted one of kinship, told"),
+        ("[methods.red]", "[methods.red]\nheads = ['own']", r"methods.red: RED takes no heads; leave heads = \['own'\] out"),
+        ("[methods.red]", "[methods.iti]\nheads = ['bias']\n[methods.red]", 'heads has "bias", which is a way of LoFiT'),
+        ("[methods.red]", "[methods.red", "is not TOML"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_key_value_and_choices(tmp_path, old, new, message):
+    assert old in TEXT
+    with pytest.raises(ValueError, match=message):
+        study_of(TEXT.replace(old, new), tmp_path)
+
+
+def test_data_sizes_are_refused_where_a_task_has_none(tmp_path):
+    class Plain(ll.tasks.Task):
+        name, loss, metric, chance = "plain", "cross_entropy", "exact_match", 0.0
+
+        def build(self, split):
+            return [ll.tasks.Example("a", "b")]
+
+    with pytest.raises(ValueError, match="n_train is varied, but the task 'plain' has no n_train"):
+        small(tasks={"plain": Plain()}, n_train=[4, 8])
+
+
+# Which cells, and what they share
+
+
+def test_the_cells_of_a_study(done):
+    study, _ = done
+    cells = list(study.cells())
+    # Each task: the base model, and with two seeds RED and four sources of heads at two k.
+    assert len(cells) == 2 * (1 + 2 * (1 + 4 * 2)) == len(set(cells))
+    assert cells[0] == Cell("tiny-llama", "kinship")
+    assert {cell.heads for cell in cells if cell.task == "kinship" and cell.method == "lofit"} == {
+        "own",
+        "told",
+        "iti",
+        "random",
+    }
+    assert {(cell.heads, cell.k) for cell in cells if cell.method == "red"} == {(None, None)}
+
+
+def test_a_task_named_as_a_source_is_its_own_source():
+    study = small(heads=["kinship"])
+    assert [(cell.task, cell.heads) for cell in study.cells() if cell.method] == [("kinship", "own"), ("counter", "kinship")]
+
+
+def test_data_sizes_make_cells_with_tasks_of_that_size():
+    study = small(n_train=[4, 8])
+    cells = [cell for cell in study.cells() if cell.method]
+    assert len(cells) == 2 * 2 * 2
+    assert study.task_at("kinship", 4) == Kinship(**{**SIZES, "n_train": 4})
+    of_sizes = {cell.n_train: studies.items.selection_of(cell).n_train for cell in cells}
+    assert of_sizes == {4: 4, 8: 8}
+
+
+def test_exceptions_hold_where_they_say(done):
+    study, _ = done
+    assert study.method_at(Cell("tiny-llama", "told", "lofit", "own", 2)).scale_lr == 2e-2
+    assert study.method_at(Cell("tiny-llama", "told", "lofit", "own", 0.5)).scale_lr == QUICK.scale_lr
+    assert study.method_at(Cell("tiny-llama", "kinship", "lofit", "own", 2)).scale_lr == QUICK.scale_lr
+
+
+def test_head_scores_are_made_once_for_all_cells_that_start_from_them(done):
+    study, store = done
+    items = Catalogue(study, store.fingerprints()).items("tiny-llama")
+    scores = [item for item in items if isinstance(item, Selection)]
+    # For each seed: kinship's own, told's own at k = 2 and at k = 0.5 (another scale_lr), ITI's of both tasks, random.
+    assert len(scores) == 2 * (1 + 2 + 2 + 1)
+    assert len(list(store.root.glob("scores/*.json"))) == len(scores)
+    assert len([entry for entry in store.journal() if entry["item"].endswith(".scores")]) == len(scores)
+
+
+def test_what_step_2_alone_reads_makes_no_other_head_scores():
+    fingerprints = {"tiny-llama": "f"}
+    keys = set()
+    for method in (QUICK, replace(QUICK, offset_lr=0.5), replace(QUICK, offset_epochs=3), replace(QUICK, scale_lr=0.5)):
+        study = small(methods={"lofit": method})
+        keys.add(Catalogue(study, fingerprints).key(Selection("tiny-llama", "own", "kinship", "lofit", seed=0)))
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seeds": [1]},
+        {"k": [3]},
+        {"split": "val"},
+        {"dtype": "bfloat16"},
+        {"methods": {"lofit": replace(QUICK, offset_lr=0.5)}},
+        {"tasks": {"kinship": Kinship(**{**SIZES, "n_test": 7}), "counter": Counterfactual(**SIZES)}},
+    ],
+)
+def test_the_key_of_a_cell_knows_all_that_determines_it(change):
+    def key(study, fingerprint="f"):
+        cell = next(cell for cell in study.cells() if cell.heads == "own")
+        return Catalogue(study, {"tiny-llama": fingerprint}).key(cell)
+
+    assert key(small(**change)) != key(small())
+    assert key(small(), "g") != key(small())
+    assert key(small(models=["tiny-llama"], heads=["random", "own"], seeds=[0, 5])) == key(small())
+
+
+def test_a_tasks_examples_are_in_the_key_whatever_its_settings_say(tmp_path):
+    def key(answer):
+        records = [{"question": "q", "answer": answer}] * 3
+        data = {split: records for split in ("train", "val", "test")}
+        task = ll.tasks.Records(data, prompt="{question}", answer="{answer}")
+        return Catalogue(small(tasks={"mine": task}, heads=["own"]), {"tiny-llama": "f"}).key(Cell("tiny-llama", "mine"))
+
+    assert key("a") == key("a") != key("b")
+
+
+# What comes out
+
+
+def test_a_cell_is_what_the_functions_give(done, llama):
+    study, store = done
+    task = study.tasks["kinship"]
+    fits = [replace(QUICK, k=2, offset_lr=rate).fit(llama, task, seed=1) for rate in (3e-2, 1e-1)]
+    values = [ll.evaluate(llama, task, fit.intervention, split="val").value for fit in fits]
+    best = fits[values.index(max(values))]
+    run = store.get(
+        Catalogue(study, store.fingerprints()).settings(Cell("tiny-llama", "kinship", "lofit", "own", 2, seed=1)), llama
+    )
+    assert run.fit.intervention.heads == best.intervention.heads
+    assert torch.equal(run.fit.intervention.offset, best.intervention.offset)
+    assert run.evaluation == ll.evaluate(llama, task, best.intervention)
+    assert [trial["val"] for trial in run.trials] == values
+    assert run.fit.losses["offset"] == best.losses["offset"]
+
+
+def test_every_source_gives_the_heads_that_its_function_gives(tmp_path, llama):
+    sources = ["own", "others", *(source for source in studies.HEAD_SOURCES if source not in ("own", "others"))]
+    study, store = small(heads=sources, methods={"lofit": QUICK}, seeds=[3]), RunStore(tmp_path)
+    run_study(study, store)
+    kinship, counter = study.tasks["kinship"], study.tasks["counter"]
+    own = QUICK.select(llama, kinship, seed=3)
+    select = ll.selection
+    expected = {
+        "own": own,
+        "counter": QUICK.select(llama, counter, seed=3),
+        "iti": ITI().select(llama, kinship, seed=3),
+        "random": select.random_scores(llama, seed=3),
+        "random-per-layer": select.spread_over_layers(select.random_scores(llama, seed=3)),
+        "random-like-own": select.random_scores(llama, seed=3, like=own.top(2)),
+        "gradient": select.gradient_scores(llama, kinship, measure="fisher"),
+        "greedy-gradient": select.greedy_gradient_scores(llama, kinship, k=2),
+        "bias": replace(QUICK, select_by="offset").select(llama, kinship, seed=3),
+        "layer-probes": select.layer_probe_scores(llama, kinship, seed=3),
+    }
+    catalogue = Catalogue(study, store.fingerprints())
+    for source, scores in expected.items():
+        run = store.get(catalogue.settings(Cell("tiny-llama", "kinship", "lofit", source, 2, seed=3)), llama)
+        assert run.fit.intervention.heads == scores.top(2), source
+
+
+def test_the_table_has_the_studys_names(done):
+    study, store = done
+    table = study_table(study, store)
+    assert len(table) == len(list(study.cells()))
+    assert set(table["task"]) == {"kinship", "told"}
+    assert set(table["method"]) == {"base", "lofit", "red"}
+    renamed = Study(
+        **{**vars(study), "tasks": {"kin": study.tasks["kinship"]}, "heads": ["own"], "methods": {"l": study.methods["red"]}}
+    )
+    assert set(study_table(renamed, store)["task"]) == {"kin"}, "the same work under other names is found"
+    evaluations = studies.evaluations(study, store)
+    assert {cell.name for cell in evaluations} == {cell.name for cell in study.cells()}
+
+
+def test_nothing_is_done_twice(done):
+    study, store = done
+    before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*") if path.is_file()}
+    run_study(study, store)
+    assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*") if path.is_file()} == before
+
+
+def test_only_what_is_missing_is_done(done, tmp_path):
+    study, store = done
+    copy = RunStore(shutil.copytree(store.root, tmp_path / "copy"))
+    lost = [folder for folder in copy.folders() if ".red." in folder.name]
+    for folder in lost:
+        shutil.rmtree(folder)
+    n_before = len(copy.journal())
+    run_study(study, copy)
+    assert len(copy.journal()) == n_before + len(lost) > n_before
+
+
+def test_the_time_table_adds_up(done):
+    study, store = done
+    times = time_table(study, store).set_index("part")
+    assert times.loc["together", "seconds"] == pytest.approx(sum(entry["total"] for entry in store.journal()))
+    assert times.loc[["scores", "fit", "choose", "evaluate"], "of unavoidable"].sum() == pytest.approx(1)
+    assert (times["seconds"] >= 0).all()
+    assert times.loc["load", "times"] == 1, "the model stays loaded"
+
+
+# What goes wrong
+
+
+def test_a_cell_that_fails_is_marked_and_the_rest_goes_on(tmp_path, monkeypatch):
+    study, store = small(methods={"lofit": QUICK, "red": RED(epochs=1)}), RunStore(tmp_path)
+    whole = RED.fit
+
+    def fit(self, model, task, *, seed=0):
+        if task.name == "kinship":
+            raise NonFiniteLossError("the loss is nan at step 1")
+        return whole(self, model, task, seed=seed)
+
+    monkeypatch.setattr(RED, "fit", fit)
+    table = run_study(study, store)
+    states = study_status(study, store)
+    assert len(table) == len(list(study.cells())) - 1
+    failed = states[states["state"] == "failed"]
+    assert failed["item"].tolist() == ["tiny-llama.kinship.red.seed0"]
+    assert failed["error"].tolist() == ["NonFiniteLossError: the loss is nan at step 1"]
+    (mark,) = (json.loads(path.read_text()) for path in store.root.glob("failures/*.json"))
+    assert "in fit" in "".join(mark["traceback"])
+
+    run_study(study, store)
+    assert "failed" in set(study_status(study, store)["state"]), "it is not tried again by itself"
+    monkeypatch.undo()
+    assert retry_study(study, store) == ["tiny-llama.kinship.red.seed0"]
+    run_study(study, store)
+    assert set(study_status(study, store)["state"]) == {"done"}
+
+
+def test_what_starts_from_a_failure_is_blocked(tmp_path, monkeypatch):
+    study, store = small(), RunStore(tmp_path)
+
+    def select(self, model, task, *, seed=0):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(LoFiT, "select", select)
+    run_study(study, store)
+    counts = study_status(study, store).groupby(["kind", "state"]).size().to_dict()
+    assert counts == {("cell", "blocked"): 4, ("cell", "done"): 2, ("head scores", "failed"): 2}
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_others(tmp_path):
+    study, store = small(models=["tiny-nothing", "tiny-llama"], methods={}), RunStore(tmp_path)
+    with pytest.raises(ValueError, match="tiny-nothing was left out: no tiny model of family"):
+        run_study(study, store)
+    assert study_table(study, store)["model"].tolist() == ["tiny-llama"] * 2
+
+
+def test_another_model_of_the_same_name_is_refused(tmp_path):
+    study, store = small(methods={}), RunStore(tmp_path)
+    store.note_fingerprint("tiny-llama", "another")
+    with pytest.raises(ValueError, match=r"'tiny-llama' is another model .* use another store"):
+        run_study(study, store)
+
+
+def test_missing_data_are_found_before_anything_is_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOFIT_LENS_DATA", str(tmp_path / "none"))
+    study = small(tasks={"kinship": Kinship(**SIZES), "clutrr": ll.tasks.CLUTRR(data_dir=tmp_path)})
+    with pytest.raises(FileNotFoundError, match="clutrr"):
+        run_study(study, RunStore(tmp_path / "store"))
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_process_that_dies_too_often_at_an_item_leaves_it_alone(tmp_path):
+    study, store = small(), RunStore(tmp_path)
+    worker = Worker(study, store)
+    catalogue = worker.catalogue("tiny-llama")
+    cell = next(study.cells())
+    note = store.work_folder(catalogue.key(cell)) / "attempt.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(json.dumps({"deaths": 4, "reached": []}))
+    assert worker.attempt(cell, catalogue)
+    assert "5 processes have died here" in store.failure(catalogue.key(cell))["message"]
+    store.forget_failure(catalogue.key(cell))
+    note.write_text(json.dumps({"deaths": 4, "reached": ["another checkpoint"]}))
+    assert worker.attempt(cell, catalogue), "it has got further since, so that the count starts anew"
+    assert store.find(catalogue.settings(cell))
+
+
+def test_what_somebody_is_at_is_left_to_them(tmp_path):
+    study, store = small(), RunStore(tmp_path)
+    worker = Worker(study, store)
+    catalogue = worker.catalogue("tiny-llama")
+    cell = next(study.cells())
+    with store.lease(catalogue.key(cell)):
+        assert not worker.attempt(cell, catalogue)
+        assert study_status(study, store).set_index("item").loc[cell.name, "state"] == "running"
+    assert worker.attempt(cell, catalogue)
+
+
+# Before and after
+
+
+def test_a_plan_counts_what_there_is_to_do_without_a_model(done, tmp_path):
+    study, store = done
+    ahead = plan(study, RunStore(tmp_path))
+    assert ahead.items["kind"].value_counts().to_dict() == {"cell": 38, "head scores": 12}
+    assert ahead.by_task()["pieces"].sum() == 50
+    assert set(ahead.items["state"]) == {"to do"}
+    assert ahead.seconds > 0
+    assert ahead.disk > 0
+    assert not list(tmp_path.iterdir())
+    after = plan(study, store)
+    assert set(after.items["state"]) == {"done"}
+    assert (after.seconds, after.disk) == (0, 0)
+
+
+def test_what_was_measured_is_what_is_expected(done, tmp_path):
+    study, store = done
+    copy = RunStore(shutil.copytree(store.root, tmp_path / "copy"))
+    spent = {entry["key"]: entry["total"] for entry in copy.journal()}
+    for folder in copy.folders():
+        shutil.rmtree(folder)
+    cells = {folder.name[-16:] for folder in store.folders()}
+    expected = plan(study, copy).seconds
+    assert expected == pytest.approx(sum(seconds for key, seconds in spent.items() if key in cells), rel=0.7)
+
+
+def test_a_plan_goes_on_where_data_are_not_at_hand(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOFIT_LENS_DATA", str(tmp_path / "none"))
+    study = small(models=["org/llama-2-7b"], tasks={"clutrr": ll.tasks.CLUTRR(data_dir=tmp_path)}, heads=["own"])
+    ahead = plan(study, RunStore(tmp_path))
+    assert len(ahead.items) == 3
+    assert "clutrr" in ahead.notes[0]
+    assert ahead.seconds > plan(replace(study, models=("org/llama-2-70m",)), RunStore(tmp_path)).seconds > 0
+    assert torch.tensor(plan(replace(study, models=("org/secret",)), RunStore(tmp_path)).seconds).isnan()
+
+
+def test_leftovers_are_what_nobody_needs(done, tmp_path):
+    study, store = done
+    copy = RunStore(shutil.copytree(store.root, tmp_path / "copy"))
+    key = copy.folders()[0].name[-16:]
+    (copy.work_folder(key) / "fit").mkdir(parents=True)
+    (copy.root / "runs" / ".draft.host.1.abcdef01.tmp").mkdir()
+    found = {leftover.path.relative_to(copy.root).parts[0]: leftover.why for leftover in studies.leftovers(study, copy)}
+    assert found == {"work": "finished", "activations": "finished", "runs": "left by a killed process"}
+    less = Study(**{**vars(study), "methods": {"red": study.methods["red"]}})
+    others = [leftover for leftover in studies.leftovers(less, copy, of_others=True) if leftover.why == "not of this study"]
+    assert {leftover.path.parent.name for leftover in others} == {"runs", "scores"}
+    for leftover in others:
+        leftover.remove()
+    assert len(copy.folders()) == len(list(less.cells()))
+    assert set(study_status(less, copy)["state"]) == {"done"}
