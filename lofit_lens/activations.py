@@ -9,8 +9,8 @@ bit; all of them are read to tell, which takes a second for a gigabyte or two.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -222,14 +222,9 @@ def _run(model: LensModel, texts: Sequence[_Text], hooks: Mapping[int, str], fou
             bar.update(len(group))
 
 
-class _AllSeenError(Exception):
-    """The last hook point that is looked at has been reached: the rest of the pass is not run."""
-
-
-@contextmanager
 def _watched(
     model: LensModel, hooks: Mapping[int, str], found: Tensor, indices: list[int], rows: list[int], columns: list[int]
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Inside, a pass ends at the last hook point; what each saw at these rows and columns belongs to the texts `indices`."""
     waiting = set(hooks)
 
@@ -238,12 +233,8 @@ def _watched(
             found[row, indices] = value[rows, columns].float().cpu()
             waiting.discard(row)
             if not waiting:
-                raise _AllSeenError
+                raise lens.AllSeenError
 
         return hook
 
-    try:
-        with model.hooks(fwd_hooks=[(name, keep(row)) for row, name in hooks.items()]):
-            yield
-    except _AllSeenError:
-        pass
+    return lens.ending_early(model, [(name, keep(row)) for row, name in hooks.items()])

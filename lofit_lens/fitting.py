@@ -11,7 +11,7 @@ lowest offset run once (`frozen`), and a batch too large for the token budget is
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -166,10 +166,10 @@ def train(
     optimiser = torch.optim.AdamW(groups, weight_decay=optimisation.weight_decay)
     batches = list(_batches(len(objective.sequences) // objective.sequences_per_example, optimisation, generator))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / len(batches))
-    store = ResidualStore(model, lowest_layer)
     losses: list[float] = []
-    try:
-        with progress(batches, description) as bar, weights_frozen(model), torch.enable_grad():
+    with closing(ResidualStore(model, lowest_layer)) as store, weights_frozen(model), torch.enable_grad():
+        store.fill(model, objective.sequences, optimisation.token_budget)
+        with progress(batches, description) as bar:
             for examples in bar:
                 optimiser.zero_grad()
                 before_step()
@@ -183,8 +183,6 @@ def train(
                 schedule.step()
                 losses.append(loss)
                 bar.set_postfix(loss=f"{loss:.3f}")
-    finally:
-        store.close()
     return tuple(losses)
 
 
@@ -240,15 +238,10 @@ def accumulate_gradient(
     total_weight = objective.weight(examples)
     total_loss = 0.0
     for part, keys in _pieces(objective, examples, optimisation.token_budget):
-        sequences = [objective.sequences[key] for key in keys]
-        batch = collate(model, sequences)
+        batch = collate(model, [objective.sequences[key] for key in keys])
         resumption = store.resumption(keys, batch.tokens.shape[1])
         with attached(model, intervention):
-            if resumption is None:
-                with store.recording(model, keys, [len(sequence.read) for sequence in sequences]):
-                    logits = answer_logits(model, batch)
-            else:
-                logits = answer_logits(model, batch, resumption)
+            logits = answer_logits(model, batch, resumption)
             loss = objective.loss(part, batch, target_logprobs(logits, batch)) * (objective.weight(part) / total_weight)
             loss.backward()
         total_loss += loss.item()

@@ -1,9 +1,10 @@
 """Layers that an edit cannot reach are run once.
 
-Offsets at heads in layers >= l leave everything below block l as it was, in every epoch. So the residual stream that enters
-block l is kept for each sequence the first time it passes, and later passes start there: blocks below hand their input on,
-and block l gets the stored residual. The logits are bit-equal to the full pass over the same batch; over another batch
-composition the stored residual differs from a fresh one as any two batch shapes do, by rounding.
+Offsets at heads in layers >= l leave everything below block l as it was, in every epoch. So all sequences are run up to block l
+once, before training, the residual stream that enters it is kept, and every pass starts there: blocks below hand their input
+on, and block l gets the stored residual. The logits are bit-equal to the full pass over the same batch; over another batch
+composition the stored residual differs from a fresh one as any two batch shapes do, by rounding. Which sequences are run
+together depends on their lengths alone, so the store of a fit that goes on after a kill is that of the fit that was killed.
 """
 
 import tempfile
@@ -13,13 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lofit_lens import lens
+from lofit_lens.batches import TokenSequence, by_length, padded
+from lofit_lens.layout import laid_out, right_padded
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
+from lofit_lens.progress import progress
 
 #: Residuals are kept in memory up to this many bytes, the rest on disk.
 MEMORY_BUDGET = 4 * 2**30
@@ -40,7 +45,7 @@ class Resumption:
 
 
 class ResidualStore:
-    """The residual entering block `layer`, of every sequence that has passed once.
+    """The residual entering block `layer`, of every sequence that it was filled with.
 
     Args:
         model: the model.
@@ -55,8 +60,13 @@ class ResidualStore:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def resumption(self, keys: Sequence[int], width: int) -> Resumption | None:
-        """How to resume for these sequences, right-padded to `width`; None while one of them has not passed yet."""
-        if self.layer == 0 or any(key not in self._kept for key in keys):
+        """How to resume for these sequences, right-padded to `width`; None where nothing is stored, and the whole pass is run.
+
+        Args:
+            keys: their places in what the store was filled with.
+            width: tokens of the batch.
+        """
+        if self.layer == 0:
             return None
         residuals = [self._read(key) for key in keys]
         padded = residuals[0].new_zeros(len(keys), width, residuals[0].shape[-1])
@@ -64,19 +74,36 @@ class ResidualStore:
             padded[row, : residual.shape[0]] = residual
         return Resumption(self.layer, padded)
 
-    @contextmanager
-    def recording(self, model: LensModel, keys: Sequence[int], lengths: Sequence[int]) -> Iterator[None]:
-        """Keep the residuals of the pass that runs inside; `lengths` are the sequences' own, without padding."""
+    @torch.no_grad()
+    def fill(self, model: LensModel, sequences: Sequence[TokenSequence], token_budget: int) -> None:
+        """Run sequences up to the block, those of like length together, without any edit of what is being learned.
+
+        Args:
+            model: with nothing attached by the fit.
+            sequences: known from then on by their places in here.
+            token_budget: padded tokens that go through the model at once.
+        """
         if self.layer == 0:
-            yield
             return
+        tokens_of = [sequence.read for sequence in sequences]
+        with progress(None, "layers below the edit", total=len(sequences)) as bar:
+            for keys in by_length(map(len, tokens_of), token_budget):
+                tokens, mask = padded(model, [tokens_of[key] for key in keys], side="right")
+                # Whoever fits on top of an edit that asks for positions has it at work here too.
+                layout = right_padded([len(sequences[key].prompt) for key in keys], tokens.shape[1])
+                with laid_out(layout), lens.ending_early(model, [self._keep_hook(keys, [len(tokens_of[key]) for key in keys])]):
+                    lens.plain_forward(model, tokens, mask)
+                bar.update(len(keys))
+
+    def _keep_hook(self, keys: Sequence[int], lengths: Sequence[int]) -> tuple[str, Any]:
+        """Keeps the residuals of the pass, without padding, and ends it."""
 
         def keep(value: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
-            for key, length, residual in zip(keys, lengths, value.detach(), strict=True):
+            for key, length, residual in zip(keys, lengths, value, strict=True):
                 self._write(key, residual[:length].cpu())
+            raise lens.AllSeenError
 
-        with model.hooks(fwd_hooks=[(lens.resid_pre_hook(self.layer), keep)]):
-            yield
+        return lens.resid_pre_hook(self.layer), keep
 
     def _write(self, key: int, residual: Tensor) -> None:
         size = residual.numel() * residual.element_size()

@@ -6,7 +6,7 @@ so that everything above is written once. A model is never subclassed and never 
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -230,6 +230,17 @@ def plain_forward(
     if positions is not None:
         keywords["position_ids"] = positions
     return model(tokens, attention_mask=attention_mask, **keywords)
+
+
+class AllSeenError(Exception):
+    """Raised by a hook behind which the pass need not be run."""
+
+
+@contextmanager
+def ending_early(model: LensModel, hooks: list[Any]) -> Iterator[None]:
+    """Inside, these hooks are at work, and a pass ends where one of them raises `AllSeenError`."""
+    with suppress(AllSeenError), model.hooks(fwd_hooks=hooks):
+        yield
 
 
 @contextmanager

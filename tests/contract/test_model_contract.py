@@ -10,7 +10,7 @@ import torch
 import lofit_lens as ll
 from lofit_lens import caches, lens, models
 from lofit_lens.activations import collect_residual, collect_z
-from lofit_lens.batches import collate, encode, encode_prompt
+from lofit_lens.batches import TOKEN_BUDGET, collate, encode, encode_prompt
 from lofit_lens.examination import ModelInfo
 from lofit_lens.fitting import Optimisation, accumulate_gradient, weights_frozen
 from lofit_lens.frozen import ResidualStore
@@ -236,24 +236,45 @@ def test_the_last_mlp_runs_at_answers_only_unless_someone_looks(model):
     assert torch.allclose(looked_at, plain, atol=ROUNDING)
 
 
-def test_resuming_is_bit_equal_and_skips_the_layers_below(model):
+@pytest.mark.parametrize("beneath", [None, ll.HeadIntervention((ll.Head(0, 1),), torch.ones(1, 16), positions="generated")])
+def test_resuming_is_bit_equal_and_no_layer_is_run_in_vain(model, beneath):
     layer = 2
     made = ll.HeadIntervention((ll.Head(layer, 1),), offset=torch.ones(1, 16))
-    sequences = encode(model, PROMPTS, ANSWERS, eos=True)
+    # Longest first, as the store runs them: all three together.
+    sequences = sorted(encode(model, PROMPTS, ANSWERS, eos=True), key=lambda sequence: -len(sequence))
     batch = collate(model, sequences)
     store = ResidualStore(model, layer)
-    assert store.resumption(range(3), batch.tokens.shape[1]) is None
     touched = []
     watch = [(lens.z_hook(i), lambda z, hook, i=i: touched.append(i)) for i in range(3)]
-    with torch.no_grad(), ll.attached(model, made):
-        with store.recording(model, range(3), [len(s.read) for s in sequences]):
-            full = answer_logits(model, batch)
-        with model.hooks(fwd_hooks=watch):
+    with torch.no_grad(), ll.attached(model, beneath), model.hooks(fwd_hooks=watch):
+        store.fill(model, sequences, TOKEN_BUDGET)
+        with ll.attached(model, made):
             resumed = answer_logits(model, batch, store.resumption(range(3), batch.tokens.shape[1]))
-        after = answer_logits(model, batch)
-    assert torch.equal(resumed, full)
-    assert torch.equal(after, full)
-    assert touched == [2]
+    assert touched == [0, 1, 2]
+    with torch.no_grad(), ll.attached(model, beneath), ll.attached(model, made):
+        assert torch.equal(resumed, answer_logits(model, batch))
+
+
+def test_what_is_stored_does_not_depend_on_the_order_of_the_sequences(model):
+    sequences = encode(model, PROMPTS, ANSWERS, eos=True)
+    there, back = ResidualStore(model, 1), ResidualStore(model, 1)
+    there.fill(model, sequences, TOKEN_BUDGET)
+    back.fill(model, sequences[::-1], TOKEN_BUDGET)
+    width = max(map(len, sequences))
+    assert torch.equal(there.resumption([0, 1, 2], width).residual, back.resumption([2, 1, 0], width).residual)
+
+
+def test_nothing_is_stored_below_the_first_layer_or_where_the_pass_cannot_resume(model, monkeypatch):
+    sequences = encode(model, PROMPTS, ANSWERS, eos=True)
+    stores = [ResidualStore(model, 0)]
+    monkeypatch.setitem(models._CHECKED, model, dataclasses.replace(ll.check_model(model), can_resume=False))
+    stores.append(ResidualStore(model, 2))
+    passes = []
+    with model.hooks(fwd_hooks=[(lens.z_hook(0), lambda z, hook: passes.append(1))]):
+        for store in stores:
+            store.fill(model, sequences, TOKEN_BUDGET)
+            assert store.resumption(range(3), 40) is None
+    assert passes == []
 
 
 def test_residuals_beyond_the_memory_budget_go_to_disk_and_back(model):
@@ -262,8 +283,7 @@ def test_residuals_beyond_the_memory_budget_go_to_disk_and_back(model):
     stores = [ResidualStore(model, 1), ResidualStore(model, 1, memory_budget=0)]
     kept = []
     for store in stores:
-        with torch.no_grad(), store.recording(model, range(3), [len(s.read) for s in sequences]):
-            answer_logits(model, batch)
+        store.fill(model, sequences, TOKEN_BUDGET)
         kept.append(store.resumption(range(3), batch.tokens.shape[1]).residual)
         store.close()
     assert torch.equal(*kept)

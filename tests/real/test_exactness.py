@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import lofit_lens as ll
-from lofit_lens.batches import TokenSequence, collate, encode
+from lofit_lens.batches import TOKEN_BUDGET, TokenSequence, collate, encode
 from lofit_lens.fitting import weights_frozen
 from lofit_lens.frozen import ResidualStore
 from lofit_lens.losses import mean_answer_loss
@@ -94,15 +94,16 @@ def test_resuming_above_frozen_layers_is_bit_equal(real_model):
     info = ll.check_model(real_model)
     assert info.can_resume
     layer = info.n_layers // 2
-    sequences = encode(real_model, PROMPTS, ANSWERS, eos=True)
+    # Longest first, as the store runs them: all three together.
+    sequences = sorted(encode(real_model, PROMPTS, ANSWERS, eos=True), key=lambda sequence: -len(sequence))
     batch = collate(real_model, sequences)
     heads = tuple(ll.Head(layer + i, i % info.n_heads) for i in range(3))
     made = ll.HeadIntervention(heads, offset=torch.randn(3, info.d_head, generator=torch.Generator().manual_seed(1)))
     store = ResidualStore(real_model, layer)
     touched: list[int] = []
+    store.fill(real_model, sequences, TOKEN_BUDGET)
     with torch.no_grad(), ll.attached(real_model, made):
-        with store.recording(real_model, range(3), [len(s.read) for s in sequences]):
-            full = answer_logits(real_model, batch)
+        full = answer_logits(real_model, batch)
         watch = [(f"blocks.{i}.attn.hook_z", lambda z, hook, i=i: touched.append(i)) for i in range(info.n_layers)]
         with real_model.hooks(fwd_hooks=watch):
             resumed = answer_logits(real_model, batch, store.resumption(range(3), batch.tokens.shape[1]))
