@@ -1,6 +1,7 @@
 """Find the few attention heads that learn a task (LoFiT), and look at them, on TransformerLens."""
 
 from lofit_lens import activations, analysis, causal, comparison, methods, plots, probes, selection, study, tasks
+from lofit_lens.checkpoints import resumable
 from lofit_lens.evaluation import check_task, evaluate, evaluate_folds
 from lofit_lens.generation import generate
 from lofit_lens.heads import Head, HeadScores
@@ -48,6 +49,7 @@ __all__ = [
     "plots",
     "probes",
     "random_scores",
+    "resumable",
     "run_study",
     "save_figure",
     "save_figures",

@@ -10,10 +10,10 @@ lowest offset run once (`frozen`), and a batch too large for the token budget is
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -21,12 +21,13 @@ from torch import Tensor
 
 from lofit_lens import lens
 from lofit_lens.batches import TOKEN_BUDGET, by_length, collate
+from lofit_lens.checkpoints import TrainingState, resumed, sha256_of_tensors, short_sha256
 from lofit_lens.frozen import ResidualStore
 from lofit_lens.heads import Head, checked_heads
 from lofit_lens.interventions import HeadIntervention, Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.losses import group_penalty, l1_penalty
-from lofit_lens.models import check_model
+from lofit_lens.models import check_model, fingerprint
 from lofit_lens.objectives import Objective, PreferenceObjective
 from lofit_lens.progress import progress
 from lofit_lens.scoring import answer_logits, target_logprobs
@@ -92,11 +93,12 @@ def fit_vectors(
     seed: int,
     refers_to_start: bool = False,
     description: str,
+    settings: Mapping[str, Any],
 ) -> tuple[Float[Tensor, "k d_head"], tuple[float, ...]]:
     """Learn a scale or an offset at each of the heads; returns the vectors and the loss of each step, without penalty.
 
     The seed decides the start and the order of the examples, alike on every machine; global random state is not touched.
-    With `refers_to_start`, DPO's reference becomes the model under the vectors that are started from.
+    With `refers_to_start`, DPO's reference becomes the model under the vectors that are started from. All else as in `train`.
 
     Raises:
         ValueError: no heads, or heads that the model does not have.
@@ -117,11 +119,12 @@ def fit_vectors(
         intervention,
         [vectors],
         optimisation,
-        generator=generator,
+        generators=[generator],
         # A scale multiplies what the same layer computed, an offset adds to it: both leave the layers below untouched.
         lowest_layer=min(head.layer for head in heads),
-        penalty=(lambda: optimisation.l1 * _PENALTIES[optimisation.penalised](vectors)) if optimisation.l1 else None,
+        penalty=(lambda step: optimisation.l1 * _PENALTIES[optimisation.penalised](vectors)) if optimisation.l1 else None,
         description=description,
+        settings={**settings, "edited heads": heads, "kind": kind},
     )
     return vectors.detach(), losses
 
@@ -133,12 +136,13 @@ def train(
     parameters: Sequence[Tensor],
     optimisation: Optimisation,
     *,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     lowest_layer: int,
     before_step: Callable[[], object] = lambda: None,
-    penalty: Callable[[], Float[Tensor, ""]] | None = None,
+    penalty: Callable[[int], Float[Tensor, ""]] | None = None,
     relative_rates: Sequence[float] | None = None,
     description: str,
+    settings: Mapping[str, Any],
 ) -> tuple[float, ...]:
     """Learn the tensors that an edit is made of, in place; returns the loss of each step, without penalty.
 
@@ -148,42 +152,78 @@ def train(
         intervention: the edit, made of `parameters`.
         parameters: leaves that require grad.
         optimisation: how.
-        generator: decides the order of the examples.
+        generators: all that training draws from; the first decides the order of the examples.
         lowest_layer: the residual stream that enters this block is the base model's.
         before_step: called ahead of every step, whose batch may go through the model in several pieces.
-        penalty: added to the loss of every step.
+        penalty: of a step, by its number from 0: added to its loss.
         relative_rates: each parameter's learning rate, as a multiple of the optimisation's; None is 1 for all.
         description: what a progress bar and an error call it.
+        settings: what else decides the result, as plain JSON values, to tell fits apart by.
 
     Raises:
-        ValueError: an edit that does not fit the model.
+        ValueError: an edit that does not fit the model, or a checkpoint of another fit.
         NonFiniteLossError: names the step, the examples and the learning rate.
     """
-    with attached(model, intervention):
-        pass  # what does not fit is refused, before anything is run
-    rates = [optimisation.learning_rate * rate for rate in relative_rates or [1.0] * len(parameters)]
-    groups = [{"params": [parameter], "lr": rate} for parameter, rate in zip(parameters, rates, strict=True)]
-    optimiser = torch.optim.AdamW(groups, weight_decay=optimisation.weight_decay)
-    batches = list(_batches(len(objective.sequences) // objective.sequences_per_example, optimisation, generator))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / len(batches))
-    losses: list[float] = []
+    _refuse_unfit(model, intervention)
+    optimiser = _optimiser(parameters, optimisation, relative_rates or [1.0] * len(parameters))
+    batches = list(_batches(len(objective.sequences) // objective.sequences_per_example, optimisation, generators[0]))
+    state = TrainingState(parameters, optimiser, generators)
+    keep = resumed(state, len(batches), lambda: _recipe(model, objective, batches, optimisation, state, settings, description))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: 1 - n / len(batches), last_epoch=len(state.losses) - 1)
     with closing(ResidualStore(model, lowest_layer)) as store, weights_frozen(model), torch.enable_grad():
-        store.fill(model, objective.sequences, optimisation.token_budget)
-        with progress(batches, description) as bar:
+        left = batches[len(state.losses) :]
+        store.fill(model, objective.sequences if left else [], optimisation.token_budget)
+        with progress(left, description) as bar:
             for examples in bar:
                 optimiser.zero_grad()
                 before_step()
                 loss = accumulate_gradient(model, objective, intervention, examples, optimisation, store)
                 if penalty is not None:
-                    penalty().backward()
-                where = f"step {len(losses) + 1} of {len(batches)} ({description}), examples {examples}"
+                    penalty(len(state.losses)).backward()
+                where = f"step {len(state.losses) + 1} of {len(batches)} ({description}), examples {examples}"
                 norm = torch.nn.utils.clip_grad_norm_(parameters, optimisation.clip_norm)
                 _refuse_non_finite(loss, norm, where, float(schedule.get_last_lr()[0]))
                 optimiser.step()
                 schedule.step()
-                losses.append(loss)
+                state.losses.append(loss)
                 bar.set_postfix(loss=f"{loss:.3f}")
-    return tuple(losses)
+                keep()
+    return tuple(state.losses)
+
+
+def _refuse_unfit(model: LensModel, intervention: Intervention) -> None:
+    with attached(model, intervention):
+        pass
+
+
+def _optimiser(parameters: Sequence[Tensor], optimisation: Optimisation, relative_rates: Sequence[float]) -> torch.optim.AdamW:
+    """With the learning rates of the first step, from which a schedule may go on at any other."""
+    rates = [optimisation.learning_rate * rate for rate in relative_rates]
+    groups = [{"params": [p], "lr": rate, "initial_lr": rate} for p, rate in zip(parameters, rates, strict=True)]
+    return torch.optim.AdamW(groups, weight_decay=optimisation.weight_decay)
+
+
+def _recipe(
+    model: LensModel,
+    objective: Objective,
+    batches: list[list[int]],
+    optimisation: Optimisation,
+    state: TrainingState,
+    settings: Mapping[str, Any],
+    description: str,
+) -> dict[str, Any]:
+    """What decides a fit, to the bit; `state` is that of the start."""
+    return {
+        "description": description,
+        "model": f"{fingerprint(model)} in {model.cfg.dtype}",
+        "objective": type(objective).__name__,
+        "seeds": [f"{generator.initial_seed()} ({generator.device})" for generator in state.generators],
+        "sequences": short_sha256([(sequence.prompt, sequence.answer) for sequence in objective.sequences]),
+        "batches": short_sha256(batches),
+        "start": sha256_of_tensors({str(i): parameter for i, parameter in enumerate(state.parameters)})[:16],
+        **{f"setting {name}": value for name, value in settings.items()},
+        **{f"optimisation's {name}": value for name, value in asdict(optimisation).items()},
+    }
 
 
 def _pieces(objective: Objective, examples: Sequence[int], token_budget: int) -> Iterator[tuple[list[int], list[int]]]:

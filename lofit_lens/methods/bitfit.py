@@ -51,9 +51,10 @@ class BitFit(Trained):
             edit,
             [biases],
             self._optimisation(self.learning_rate, self.epochs),
-            generator=torch.Generator().manual_seed(seed),
+            generators=[torch.Generator().manual_seed(seed)],
             lowest_layer=layers[0],
             description=f"{task.name}: BitFit",
+            settings=self.settings(),
         )
         made_by, base_model = self._made_by(task, seed), base_of(model)
         intervention = ResidualIntervention(layers, biases.detach(), "attn_out", made_by, base_model)

@@ -19,8 +19,8 @@ to nothing closes the offsets' gates: `as_published=True`. Its learning rate fol
 learning rate of their own, for a run may be too short for them at the vectors' rate.
 """
 
-import itertools
 import logging
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
@@ -93,12 +93,13 @@ class JoLA(Trained):
             Remade(sampled, position_free=True),
             [vectors, log_alpha],
             self._optimisation(self.learning_rate, self.epochs),
-            generator=generator,
+            generators=[generator],
             lowest_layer=heads[0].layer,
             before_step=lambda: u.copy_(torch.rand(u.shape, generator=generator)),
             penalty=self._penalty(log_alpha, info.n_heads),
             relative_rates=(1.0, self.gate_lr / self.learning_rate),
             description=f"{task.name}: JoLA",
+            settings=self.settings(),
         )
         return Fit(*self._resolved(model, heads, vectors.detach(), log_alpha.detach(), task, seed), {"both": losses})
 
@@ -109,14 +110,12 @@ class JoLA(Trained):
         bound = (6 / (info.n_heads + 1)) ** 0.5  # Xavier's, of a column of n_heads
         return bound * (2 * torch.rand(shape, generator=generator) - 1)
 
-    def _penalty(self, log_alpha: Float[Tensor, "2 head"], n_heads: int) -> Any:
-        steps = itertools.count()
-
-        def as_in_the_paper() -> Float[Tensor, ""]:
+    def _penalty(self, log_alpha: Float[Tensor, "2 head"], n_heads: int) -> Callable[[int], Float[Tensor, ""]]:
+        def as_in_the_paper(step: int) -> Float[Tensor, ""]:
             return self.penalty * open_probability(log_alpha).sum()
 
-        def as_in_the_code() -> Float[Tensor, ""]:
-            of_offsets = 0.1 * torch.exp(torch.tensor(-0.01 * next(steps)))
+        def as_in_the_code(step: int) -> Float[Tensor, ""]:
+            of_offsets = 0.1 * torch.exp(torch.tensor(-0.01 * step))
             of_scales, of_offsets_open = open_probability(log_alpha).mean(-1) / n_heads
             return of_offsets * of_offsets_open + (1 - of_offsets) * of_scales
 

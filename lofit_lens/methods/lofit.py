@@ -94,6 +94,7 @@ class LoFiT(Trained):
             seed=seed,
             refers_to_start=self.as_published,
             description=f"{task.name}: step 1, {self.select_by}s",
+            settings=self.settings(),
         )
         quantity = {"scale": "norm of the learned scaling", "offset": "norm of the learned offset"}[self.select_by]
         made_by = self._made_by(task, seed)
@@ -128,6 +129,7 @@ class LoFiT(Trained):
             seed=seed,
             refers_to_start=self.as_published,
             description=f"{task.name}: step 2, offsets",
+            settings=self.settings(),
         )
         intervention = HeadIntervention(
             heads,

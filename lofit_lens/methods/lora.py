@@ -59,9 +59,10 @@ class LoRA(Trained):
                 Remade(lambda: layers, position_free=True),
                 list(layers.factors.values()),
                 self._optimisation(self.learning_rate, self.epochs),
-                generator=torch.Generator().manual_seed(seed),
+                generators=[torch.Generator().manual_seed(seed), torch.default_generator, *torch.cuda.default_generators],
                 lowest_layer=min(check_model(model).attention_layers),
                 description=f"{task.name}: LoRA",
+                settings=self.settings(),
             )
         factors = {name: factor.detach().clone() for name, factor in layers.factors.items()}
         intervention = LoRAIntervention(

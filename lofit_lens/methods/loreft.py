@@ -67,9 +67,10 @@ class LoReFT(Trained):
             Remade(lambda: LowRankIntervention(layers, orthonormal(U), W, b, self.prefix, self.suffix), position_free=False),
             [U, W, b],
             self._optimisation(self.learning_rate, self.epochs),
-            generator=generator,
+            generators=[generator],
             lowest_layer=min(layers),
             description=f"{task.name}: LoReFT",
+            settings=self.settings(),
         )
         intervention = LowRankIntervention(
             layers,

@@ -63,9 +63,10 @@ class RED(Trained):
             HeadIntervention(heads, scale, offset),
             [scale, offset],
             self._optimisation(self.learning_rate, self.epochs),
-            generator=generator,
+            generators=[generator],
             lowest_layer=heads[0].layer,
             description=f"{task.name}: RED",
+            settings=self.settings(),
         )
         intervention = HeadIntervention(
             heads, scale.detach(), offset.detach(), self._made_by(task, seed), base_model=base_of(model)

@@ -37,7 +37,9 @@ def objective(model, kind: str, examples=tuple(EXAMPLES)):
 
 
 def fit(model, loss: str, kind, optimisation: Optimisation, *, seed: int = 0, heads=HEADS, examples=tuple(EXAMPLES)):
-    return fit_vectors(model, objective(model, loss, examples), heads, kind, optimisation, seed=seed, description="test")
+    return fit_vectors(
+        model, objective(model, loss, examples), heads, kind, optimisation, seed=seed, description="test", settings={}
+    )
 
 
 # The plain way
@@ -187,7 +189,7 @@ def test_resuming_above_the_frozen_layers_changes_nothing_but_the_rounding(reque
 
         examples = objective(model, loss)
         with model.hooks(fwd_hooks=[("blocks.0.attn.hook_z", count)]):
-            return fit_vectors(model, examples, heads, kind, optimisation, seed=0, description="test")
+            return fit_vectors(model, examples, heads, kind, optimisation, seed=0, description="test", settings={})
 
     assert models.check_model(model).can_resume
     vectors, losses = run()

@@ -75,7 +75,7 @@ def test_the_papers_penalty_is_the_expected_number_of_open_gates():
     log_alpha = numbers(2.0, 2, 12)
     penalty = JoLA(penalty=0.25)._penalty(log_alpha, n_heads=4)
     total = 0.25 * sum(probability(a) for a in log_alpha.flatten().tolist())
-    assert [penalty().item() for _ in range(2)] == [pytest.approx(total, rel=1e-5)] * 2
+    assert [penalty(step).item() for step in range(2)] == [pytest.approx(total, rel=1e-5)] * 2
 
 
 def test_the_published_penalty_moves_from_offsets_to_scales():
@@ -88,7 +88,7 @@ def test_the_published_penalty_moves_from_offsets_to_scales():
     )
     for step in range(4):
         share = 0.1 * math.exp(-0.01 * step)
-        assert penalty().item() == pytest.approx(share * of_offsets + (1 - share) * of_scales, rel=1e-5)
+        assert penalty(step).item() == pytest.approx(share * of_offsets + (1 - share) * of_scales, rel=1e-5)
 
 
 def test_gates_start_open_or_as_the_code_has_them(llama):

@@ -12,9 +12,10 @@ ROOT = Path(lofit_lens.__file__).parent
 
 #: Every module, lowest level first. A module imports from lower levels only.
 LEVELS = (
-    {"checkpoints", "files", "heads", "layout", "lens", "losses", "plain", "plots.template", "progress", "statistics"}
-    | {"tasks.base", "tiny", "vocabulary"},
-    {"adapters", "batches", "caches", "crossed", "embedded", "leases", "patching", "tasks.sources", "tasks.world"},
+    {"files", "heads", "layout", "lens", "losses", "plain", "plots.template", "progress", "statistics", "tasks.base", "tiny"}
+    | {"vocabulary"},
+    {"adapters", "batches", "caches", "checkpoints", "crossed", "embedded", "leases", "patching"}
+    | {"tasks.sources", "tasks.world"},
     {"comparison", "outcomes", "packing", "tasks.data"},
     {"examination"},
     {"models", "tasks.clutrr", "tasks.counterfactual", "tasks.ioi", "tasks.kinship", "tasks.mquake", "tasks.own"}
