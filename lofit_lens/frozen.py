@@ -4,12 +4,16 @@ Offsets at heads in layers >= l leave everything below block l as it was, in eve
 once, before training, the residual stream that enters it is kept, and every pass starts there: blocks below hand their input
 on, and block l gets the stored residual. The logits are bit-equal to the full pass over the same batch; over another batch
 composition the stored residual differs from a fresh one as any two batch shapes do, by rounding. Which sequences are run
-together depends on their lengths alone, so the store of a fit that goes on after a kill is that of the fit that was killed.
+together depends on their lengths alone, so the store of a fit that goes on after a kill is that of the fit that was killed,
+and inside `residuals_shared` fits that resume above the same block on the same texts read what the first of them has kept.
 """
 
+import hashlib
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +25,29 @@ from torch import Tensor
 
 from lofit_lens import lens
 from lofit_lens.batches import TokenSequence, by_length, padded
+from lofit_lens.files import new_file
 from lofit_lens.layout import laid_out, right_padded
 from lofit_lens.lens import LensModel
-from lofit_lens.models import check_model
+from lofit_lens.models import check_model, fingerprint
 from lofit_lens.progress import progress
 
 #: Residuals are kept in memory up to this many bytes, the rest on disk.
 MEMORY_BUDGET = 4 * 2**30
+
+_SHARED: ContextVar[Path | None] = ContextVar("residuals_shared", default=None)
+
+
+@contextmanager
+def residuals_shared(folder: str | Path) -> Iterator[None]:
+    """Inside, residuals below an edit are kept in that folder, and taken from there: the result is the same, bit for bit.
+
+    What fits into memory only, and of models without hooks of anybody's only.
+    """
+    token = _SHARED.set(Path(folder))
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
 
 
 @dataclass(frozen=True)
@@ -83,8 +103,28 @@ class ResidualStore:
             sequences: known from then on by their places in here.
             token_budget: padded tokens that go through the model at once.
         """
-        if self.layer == 0:
+        if self.layer == 0 or not sequences:
             return
+        path = self._shared_file(model, sequences, token_budget)
+        if path is not None and path.exists():
+            lengths = [len(sequence.read) for sequence in sequences]
+            self._kept.update(enumerate(load_file(path)["residuals"].split(lengths)))
+            return
+        self._run(model, sequences, token_budget)
+        if path is not None and self._folder is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with new_file(path) as scratch:
+                save_file({"residuals": torch.cat([self._read(key) for key in range(len(sequences))])}, scratch)
+
+    def _shared_file(self, model: LensModel, sequences: Sequence[TokenSequence], token_budget: int) -> Path | None:
+        folder = _SHARED.get()
+        if folder is None or lens.is_hooked(model):
+            return None
+        texts = [(sequence.prompt, sequence.answer) for sequence in sequences]
+        wanted = [fingerprint(model), str(model.cfg.dtype), self.layer, token_budget, texts]
+        return folder / f"{hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]}.safetensors"
+
+    def _run(self, model: LensModel, sequences: Sequence[TokenSequence], token_budget: int) -> None:
         tokens_of = [sequence.read for sequence in sequences]
         with progress(None, "layers below the edit", total=len(sequences)) as bar:
             for keys in by_length(map(len, tokens_of), token_budget):

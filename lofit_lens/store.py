@@ -3,6 +3,7 @@
     ROOT/runs/NAME-KEY/          a finished run: see `runs`
     ROOT/scores/NAME-KEY.json    head scores that several runs start from
     ROOT/activations/            what heads put out, for whoever asks for the same again
+    ROOT/residuals/              what enters the lowest block that an edit is in, likewise
     ROOT/failures/KEY.json       what could not be run, and why
     ROOT/work/KEY/               what an unfinished run goes on from
     ROOT/leases/KEY.json         who is at what
@@ -134,6 +135,10 @@ class RunStore:
     @property
     def activations_folder(self) -> Path:
         return self.root / "activations"
+
+    @property
+    def residuals_folder(self) -> Path:
+        return self.root / "residuals"
 
     def failure(self, key: str) -> dict[str, Any] | None:
         """Why that could not be done, or None."""

@@ -34,7 +34,7 @@ class Leftover:
 
 
 def leftovers(study: Study, store: RunStore, *, of_others: bool = False) -> list[Leftover]:
-    """What can go: half-done work and leases of what is done, drafts of killed processes; activations, once all is done.
+    """What can go: half-done work and leases of what is done, drafts of killed processes; once all is done, activations too.
 
     Args:
         study: the grid.
@@ -47,7 +47,8 @@ def leftovers(study: Study, store: RunStore, *, of_others: bool = False) -> list
     is_complete = set(states.values()) == {"done"}
     found: list[tuple[Path, str]] = list(_half_done(store, states, of_others=of_others))
     if is_complete:
-        found += [(path, "finished") for path in store.root.glob("activations/*")]
+        folders = (store.activations_folder, store.residuals_folder)
+        found += [(path, "finished") for folder in folders for path in folder.glob("*")]
     if of_others:
         stored = [*store.root.glob("runs/[!.]*"), *store.root.glob("scores/[!.]*"), *store.root.glob("failures/[!.]*")]
         found += [(path, "not of this study") for path in stored if path.name.removesuffix(".json")[-16:] not in states]

@@ -18,6 +18,7 @@ import torch
 from lofit_lens.checkpoints import resumable
 from lofit_lens.evaluation import evaluate
 from lofit_lens.files import write_json_atomically
+from lofit_lens.frozen import residuals_shared
 from lofit_lens.heads import HeadScores
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import ITI, Fit
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 State = Literal["done", "failed", "blocked", "waiting", "to do"]
 #: So often may a process die at an item without getting any further before the item is left alone.
 MAX_DEATHS = 5
+#: Between two looks back that a killed process could go on from.
+CHECKPOINT_SECONDS = 30.0
 
 
 @dataclass
@@ -128,7 +131,7 @@ class Worker:
         """Do it, and say in short what came out."""
         settings = catalogue.settings(item)
         if isinstance(item, Selection):
-            with self._timed("scores"), resumable(folder):
+            with self._timed("scores"), resumable(folder, every=CHECKPOINT_SECONDS):
                 scores = self._scores(model, item, catalogue)
             self.store.put_scores(settings, scores, item.labels)
             return f"first {scores.rank()[0].label}"
@@ -155,7 +158,7 @@ class Worker:
         if "folder" in methods[0].__dataclass_fields__:
             methods = tuple(replace(method, folder=str(self.store.activations_folder)) for method in methods)
         fits, values = [], []
-        with resumable(folder):
+        with resumable(folder, every=CHECKPOINT_SECONDS), residuals_shared(self.store.residuals_folder):
             for method in methods:
                 with self._timed("fit"):
                     fits.append(method.fit(model, task, seed=cell.seed))

@@ -13,7 +13,7 @@ from lofit_lens.activations import collect_residual, collect_z
 from lofit_lens.batches import TOKEN_BUDGET, collate, encode, encode_prompt
 from lofit_lens.examination import ModelInfo
 from lofit_lens.fitting import Optimisation, accumulate_gradient, weights_frozen
-from lofit_lens.frozen import ResidualStore
+from lofit_lens.frozen import ResidualStore, residuals_shared
 from lofit_lens.objectives import AnswerObjective
 from lofit_lens.prefixes import unread_prefix
 from lofit_lens.scoring import answer_logits
@@ -287,6 +287,36 @@ def test_residuals_beyond_the_memory_budget_go_to_disk_and_back(model):
         kept.append(store.resumption(range(3), batch.tokens.shape[1]).residual)
         store.close()
     assert torch.equal(*kept)
+
+
+def test_shared_residuals_are_run_once_and_are_the_same(model, tmp_path, monkeypatch):
+    if lens.is_hooked(model):
+        pytest.skip("this model has hooks of its own, under which nothing is shared")
+    sequences = encode(model, PROMPTS, ANSWERS, eos=True)
+    passes, plain_forward = [], lens.plain_forward
+    monkeypatch.setattr(lens, "plain_forward", lambda *args: passes.append(1) or plain_forward(*args))
+
+    def n_kept_after(layer=1, texts=sequences, token_budget=TOKEN_BUDGET):
+        ResidualStore(model, layer).fill(model, texts, token_budget)
+        return len(list(tmp_path.iterdir()))
+
+    def residuals():
+        store = ResidualStore(model, 1)
+        store.fill(model, sequences, TOKEN_BUDGET)
+        return store.resumption(range(3), max(map(len, sequences))).residual
+
+    plain = residuals()
+    with residuals_shared(tmp_path):
+        assert torch.equal(residuals(), plain)
+        n_passes = len(passes)
+        assert torch.equal(residuals(), plain)
+        assert len(passes) == n_passes
+        # Another block, other texts, other batches: other residuals.
+        assert (n_kept_after(), n_kept_after(layer=2), n_kept_after(texts=sequences[:2])) == (1, 2, 3)
+        assert n_kept_after(token_budget=40) == 4
+        with model.hooks(fwd_hooks=[(lens.z_hook(0), lambda z, hook: z * 2)]):
+            assert n_kept_after(texts=sequences[1:]) == 4, "what somebody's hooks do to residuals is nobody else's"
+    assert n_kept_after(texts=sequences[1:]) == 4
 
 
 def test_a_model_that_cannot_resume_is_fitted_by_the_plain_pass(model, monkeypatch, toy_task):

@@ -1,0 +1,132 @@
+"""What happens to a study that is killed, runs out of disk, or is run by several processes at once."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from lofit_lens.runs import read_run
+from lofit_lens.store import RunStore
+from lofit_lens.study import Study, run_study, study_status
+from lofit_lens.tasks import Kinship, Truth
+
+#: A process that works at the study; what it goes on from is kept after every step.
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+from tests.unit.test_study_survives import STUDY
+from lofit_lens.store import RunStore
+from lofit_lens.study import run_study, work
+work.CHECKPOINT_SECONDS = 0.0
+print("ready", flush=True)
+run_study(STUDY, RunStore(sys.argv[1]))
+"""
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+SIZES = {"n_train": 24, "n_val": 4, "n_test": 12}
+STUDY = Study(
+    name="survives",
+    models=["tiny-llama"],
+    tasks={"kinship": Kinship(**SIZES), "truth": Truth(**SIZES)},
+    methods={"lofit": {"choose": {"offset_lr": [1e-2, 1e-1]}, "scale_epochs": 2}, "jola": {"epochs": 2}},
+    heads=["own", "others", "random"],
+    k=[3],
+    seeds=[0, 1],
+)
+N_KILLS = 25
+
+
+def start(store: Path) -> subprocess.Popen:
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(store)], env=ENVIRONMENT, stdout=subprocess.PIPE, cwd=ROOT)
+    with process.stdout:
+        assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def assert_same_results(ours: RunStore, theirs: RunStore) -> None:
+    assert [folder.name for folder in ours.folders()] == [folder.name for folder in theirs.folders()]
+    for one, other in zip(map(read_run, ours.folders()), map(read_run, theirs.folders()), strict=True):
+        assert one.evaluation == other.evaluation
+        assert one.trials == other.trials
+        if one.fit is not None:
+            assert one.fit.losses == other.fit.losses
+            edits = one.fit.intervention, other.fit.intervention
+            assert edits[0].heads == edits[1].heads
+            for vectors in ("scale", "offset"):
+                pair = [getattr(edit, vectors) for edit in edits]
+                assert all(vector is None for vector in pair) or torch.equal(*pair)
+    assert {p.name: p.read_text() for p in ours.root.glob("scores/*")} == {
+        p.name: p.read_text() for p in theirs.root.glob("scores/*")
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> RunStore:
+    """Of a process that nobody has killed."""
+    store = RunStore(tmp_path_factory.mktemp("whole"))
+    process = start(store.root)
+    assert process.wait(timeout=300) == 0
+    assert set(study_status(STUDY, store)["state"]) == {"done"}
+    return store
+
+
+def test_killed_at_25_random_moments_it_gives_what_it_would_have_given(whole, tmp_path):
+    store, moments = RunStore(tmp_path), random.Random(0)
+    work_seconds = sum(entry["total"] for entry in whole.journal())
+    kept: dict[Path, int] = {}
+    for _ in range(N_KILLS):
+        process = start(store.root)
+        time.sleep(moments.uniform(0, 3 * work_seconds / N_KILLS))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        now = {folder: folder.stat().st_mtime_ns for folder in store.folders()}
+        assert kept.items() <= now.items(), "what was finished is never done again"
+        kept = now
+        for folder in kept:
+            read_run(folder)  # whole, or not there
+    assert start(store.root).wait(timeout=300) == 0
+    assert set(study_status(STUDY, store)["state"]) == {"done"}
+    assert_same_results(store, whole)
+    assert not list(store.root.glob("work/*"))
+    assert not list(store.root.glob("leases/*.json"))
+
+
+def test_several_processes_share_the_work(whole, tmp_path):
+    processes = [start(tmp_path) for _ in range(3)]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0, 0]
+    store = RunStore(tmp_path)
+    assert_same_results(store, whole)
+    done = pd.Series([entry["key"] for entry in store.journal()])
+    assert len(done) == done.nunique() == len(whole.journal()), "nothing is done twice"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="a small disk is mounted by root, on Linux")
+def test_a_full_disk_loses_nothing(whole, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode()}")
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            run_study(STUDY, RunStore(disk))
+        finished = [read_run(folder) for folder in RunStore(disk).folders()]
+        assert 0 < len(finished) < len(list(STUDY.cells()))
+        copy = shutil.copytree(disk, tmp_path / "copy")
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)  # tensors may still be mapped from there
+    store = RunStore(copy)
+    store_states = study_status(STUDY, store)["state"].value_counts()
+    assert store_states["done"] >= len(finished)
+    for folder in (store.root / "failures").glob("*.json"):
+        folder.unlink()
+    run_study(STUDY, store)
+    assert_same_results(store, whole)
