@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -18,16 +19,24 @@ from lofit_lens.store import RunStore
 from lofit_lens.study import Study, run_study, study_status
 from lofit_lens.tasks import Kinship, Truth
 
-#: A process that works at the study; what it goes on from is kept after every step.
-SCRIPT = """
-import sys, torch
+#: Starts processes that work at the study, each a fork of one that has imported everything, which takes long. What they go on
+#: from is kept after every step.
+NURSERY = """
+import os, sys, torch
 torch.set_num_threads(1)
 from tests.unit.test_study_survives import STUDY
 from lofit_lens.store import RunStore
 from lofit_lens.study import run_study, work
 work.CHECKPOINT_SECONDS = 0.0
-print("ready", flush=True)
-run_study(STUDY, RunStore(sys.argv[1]))
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        try:
+            run_study(STUDY, RunStore(line.strip()))
+        finally:
+            os._exit(int(sys.exc_info()[0] is not None))
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -44,11 +53,32 @@ STUDY = Study(
 N_KILLS = 25
 
 
-def start(store: Path) -> subprocess.Popen:
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(store)], env=ENVIRONMENT, stdout=subprocess.PIPE, cwd=ROOT)
-    with process.stdout:
-        assert process.stdout.readline() == b"ready\n"
-    return process
+class Nursery:
+    """Runs the study in one process after the other."""
+
+    def __init__(self) -> None:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.parent = subprocess.Popen([sys.executable, "-c", NURSERY], env=ENVIRONMENT, cwd=ROOT, **pipes)
+        self.child = 0
+
+    def start(self, store: RunStore) -> None:
+        print(store.root, file=self.parent.stdin, flush=True)
+        self.child = int(self.parent.stdout.readline())
+
+    def wait(self) -> int:
+        """Of the process that was started last: what it ended with."""
+        return int(self.parent.stdout.readline())
+
+    def close(self) -> None:
+        self.parent.communicate()
+
+
+@pytest.fixture(scope="module")
+def nurseries() -> Iterator[list[Nursery]]:
+    started = [Nursery() for _ in range(2)]
+    yield started
+    for nursery in started:
+        nursery.close()
 
 
 def assert_same_results(ours: RunStore, theirs: RunStore) -> None:
@@ -69,40 +99,44 @@ def assert_same_results(ours: RunStore, theirs: RunStore) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> RunStore:
+def whole(tmp_path_factory, nurseries) -> RunStore:
     """Of a process that nobody has killed."""
     store = RunStore(tmp_path_factory.mktemp("whole"))
-    process = start(store.root)
-    assert process.wait(timeout=300) == 0
+    nurseries[0].start(store)
+    assert nurseries[0].wait() == 0
     assert set(study_status(STUDY, store)["state"]) == {"done"}
     return store
 
 
-def test_killed_at_25_random_moments_it_gives_what_it_would_have_given(whole, tmp_path):
-    store, moments = RunStore(tmp_path), random.Random(0)
+def test_killed_at_25_random_moments_it_gives_what_it_would_have_given(whole, tmp_path, nurseries):
+    store, moments, nursery = RunStore(tmp_path), random.Random(0), nurseries[0]
     work_seconds = sum(entry["total"] for entry in whole.journal())
     kept: dict[Path, int] = {}
+    ended = []
     for _ in range(N_KILLS):
-        process = start(store.root)
-        time.sleep(moments.uniform(0, 3 * work_seconds / N_KILLS))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        nursery.start(store)
+        time.sleep(moments.uniform(0, 2 * work_seconds / N_KILLS))
+        os.kill(nursery.child, signal.SIGKILL)
+        ended.append(nursery.wait())
         now = {folder: folder.stat().st_mtime_ns for folder in store.folders()}
         assert kept.items() <= now.items(), "what was finished is never done again"
         kept = now
         for folder in kept:
             read_run(folder)  # whole, or not there
-    assert start(store.root).wait(timeout=300) == 0
+    assert ended.count(-signal.SIGKILL) > N_KILLS / 2, "it was at work when it was killed"
+    nursery.start(store)
+    assert nursery.wait() == 0
     assert set(study_status(STUDY, store)["state"]) == {"done"}
     assert_same_results(store, whole)
     assert not list(store.root.glob("work/*"))
     assert not list(store.root.glob("leases/*.json"))
 
 
-def test_several_processes_share_the_work(whole, tmp_path):
-    processes = [start(tmp_path) for _ in range(3)]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0, 0]
+def test_several_processes_share_the_work(whole, tmp_path, nurseries):
     store = RunStore(tmp_path)
+    for nursery in nurseries:
+        nursery.start(store)
+    assert [nursery.wait() for nursery in nurseries] == [0, 0]
     assert_same_results(store, whole)
     done = pd.Series([entry["key"] for entry in store.journal()])
     assert len(done) == done.nunique() == len(whole.journal()), "nothing is done twice"

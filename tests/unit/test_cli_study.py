@@ -1,0 +1,126 @@
+"""`lofit-lens study`: what each command says, on a tiny model."""
+
+import json
+import re
+import shutil
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from lofit_lens import cli
+from lofit_lens.cli_study import duration
+from lofit_lens.store import RunStore
+
+TEXT = """
+models = ["tiny-llama"]
+heads = ["own", "random"]
+k = [2]
+[tasks.kinship]
+n_train = 8
+n_val = 2
+n_test = 6
+[methods.lofit]
+scale_epochs = 1
+offset_epochs = 1
+"""
+
+
+def study(*words, code=0):
+    found = CliRunner().invoke(cli.app, ["study", *map(str, words)])
+    assert found.exit_code == code, (found.output, found.exception)
+    return found.output
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    file, store = folder / "mine.toml", folder / "store"
+    file.write_text(TEXT)
+    return file, store, study("run", file, "--store", store)
+
+
+def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(done, tmp_path):
+    file, _, _ = done
+    said = study("run", file, "--store", tmp_path / "store", "--dry-run")
+    assert re.search(r"tiny-llama +kinship +cell +3 +0 +0", said)
+    assert re.search(r"tiny-llama +any +head scores +1 +0 +0", said)
+    assert re.search(r"what is left: about \d+ s one after the other, \d+ MB in", said)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_run_says_what_is_done_and_where_the_time_went(done):
+    _, store, said = done
+    assert "mine: 3 cell: done, 2 head scores: done" in said
+    assert re.search(r"together +5 +\d+ +\d\.\d\d", said)
+    assert len(RunStore(store).folders()) == 3
+
+
+def test_status_says_the_same(done):
+    file, store, said = done
+    assert study("status", file, "--store", store) == said
+
+
+def test_the_store_is_below_runs_by_the_studys_name(done, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(done[1], tmp_path / "runs" / "mine")
+    assert "3 cell: done" in study("status", done[0])
+
+
+def test_tables_are_printed_and_written(done, tmp_path):
+    file, store, _ = done
+    assert "exact_match" in study("table", file, "--store", store)
+    for name in ("t.csv", "t.parquet", "t.md"):
+        assert "3 cells in" in study("table", file, "--store", store, "--out", tmp_path / name)
+    frames = [pd.read_csv(tmp_path / "t.csv"), pd.read_parquet(tmp_path / "t.parquet")]
+    assert frames[0]["value"].tolist() == frames[1]["value"].tolist()
+    assert (tmp_path / "t.md").read_text().count("\n") == 2 + 3
+    with pytest.raises(ValueError, match=r"wanted a name that ends with \.csv"):
+        CliRunner().invoke(cli.app, ["study", "table", str(file), "--store", str(store), "--out", "t.txt"], catch_exceptions=False)
+
+
+def test_what_failed_is_said_and_tried_again(done, tmp_path):
+    file, whole, _ = done
+    store = RunStore(shutil.copytree(whole, tmp_path / "store"))
+    lost = next(folder for folder in store.folders() if ".random." in folder.name)
+    key = lost.name[-16:]
+    shutil.rmtree(lost)
+    store.mark_failed(key, {"error": "MemoryError", "message": "no room [for it]"})
+    said = study("run", file, "--store", store.root, code=1)
+    assert "1 cell: failed" in said
+    assert f"failed: {lost.name[:-17]}: MemoryError: no room [for it]" in said
+    assert "1 will be tried again" in study("retry", file, "--store", store.root)
+    assert "3 cell: done" in study("run", file, "--store", store.root)
+
+
+def test_what_can_go_is_listed_and_removed_when_asked_to(done, tmp_path):
+    file, whole, _ = done
+    store = RunStore(shutil.copytree(whole, tmp_path / "store"))
+    work = store.work_folder(store.folders()[0].name[-16:])
+    work.mkdir(parents=True)
+    (work / "attempt.json").write_text(json.dumps({"deaths": 0, "reached": []}))
+    assert f"{work}  (finished)" in study("gc", file, "--store", store.root)
+    assert work.exists()
+    assert "removed" in study("gc", file, "--store", store.root, "--delete")
+    assert not work.exists()
+    assert "0 could go" in study("gc", file, "--store", store.root)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--executor", "slurm"], "--executor 'slurm'; wanted one of local, ray"),
+        (["--track", "mlflow"], "got the tracking service 'mlflow', wanted one of wandb, trackio"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(done, tmp_path, words, message):
+    with pytest.raises(ValueError, match=message):
+        CliRunner().invoke(
+            cli.app, ["study", "run", str(done[0]), "--store", str(tmp_path / "s"), *words], catch_exceptions=False
+        )
+    assert not (tmp_path / "s").exists()
+
+
+def test_durations_are_for_people():
+    assert [duration(seconds) for seconds in (40, 600, 9000)] == ["40 s", "10 min", "2.5 h"]
+    assert duration(float("nan")).startswith("an unknown time")
