@@ -49,7 +49,7 @@ from scipy import optimize, stats
 from lofit_lens.statistics import CONFIDENCE
 
 ROUNDING = 1e-9  # means of the same numbers in another order differ by less
-SMALLEST_TAIL = 1e-300
+SMALLEST_TAIL = 1e-100  # SciPy's quantiles of t are -inf farther out, from 1e-200 for some degrees of freedom
 
 
 @dataclass(frozen=True)
