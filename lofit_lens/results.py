@@ -18,6 +18,7 @@ Result = (
     | analysis.AttentionPatterns
     | analysis.DoseResponse
     | analysis.HeadOverlap
+    | analysis.HeadTransfer
     | analysis.Mixture
     | analysis.OffsetAttribution
     | analysis.OffsetGeometry

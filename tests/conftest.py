@@ -154,6 +154,7 @@ def _results_saying(text: str) -> dict[str, object]:
         "transfer": analysis.TransferTable({(text, task): judged}, (text,), (task,)),
         "sweep": analysis.Sweep(text, {0.1: (judged,), 1.0: (judged,)}),
         "mixture": analysis.Mixture((half[0],), (task,), {half: judged}),
+        "head_transfer": analysis.head_transfer({(task, task): {0: judged}, (text, task): {0: judged}}, (task, text), (task,)),
         "overlap": analysis.head_overlap(runs, 2, n_draws=20),
         "geometry": analysis.OffsetGeometry(
             heads, (text,), torch.full((3, 2, 1), 0.25), 64, torch.ones(2), torch.ones(2), torch.ones(2)

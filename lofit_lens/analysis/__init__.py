@@ -4,6 +4,7 @@ from lofit_lens.analysis.attribution import OffsetAttribution, attribute_offsets
 from lofit_lens.analysis.doses import DoseResponse, dose_response
 from lofit_lens.analysis.geometry import OffsetGeometry, cosine_null, offset_geometry
 from lofit_lens.analysis.head_activations import HeadActivations, collect_head_activations
+from lofit_lens.analysis.head_transfers import HeadTransfer, head_transfer
 from lofit_lens.analysis.mixtures import Mixture, mixture
 from lofit_lens.analysis.overlap import HeadOverlap, head_overlap, intersections, layer_emd
 from lofit_lens.analysis.plane import OffsetPlane, offset_plane
@@ -17,6 +18,7 @@ __all__ = [
     "DoseResponse",
     "HeadActivations",
     "HeadOverlap",
+    "HeadTransfer",
     "Mixture",
     "OffsetAttribution",
     "OffsetGeometry",
@@ -32,6 +34,7 @@ __all__ = [
     "dose_response",
     "effects_on_tasks",
     "head_overlap",
+    "head_transfer",
     "intersections",
     "layer_emd",
     "mixture",

@@ -2,6 +2,7 @@
 
 from lofit_lens.plots.doses import dose_curves
 from lofit_lens.plots.geometry import cosine_distribution, offset_plane
+from lofit_lens.plots.head_transfers import head_transfer
 from lofit_lens.plots.heads import cumulative_scores, head_heatmap, head_heatmaps, layer_histogram
 from lofit_lens.plots.mixtures import mixture_curves
 from lofit_lens.plots.overlap import overlap_matrix, shared_heads
@@ -19,6 +20,7 @@ __all__ = [
     "dose_curves",
     "head_heatmap",
     "head_heatmaps",
+    "head_transfer",
     "layer_histogram",
     "mixture_curves",
     "offset_plane",

@@ -87,6 +87,7 @@ FIGURES: Mapping[type, Callable[[Any], dict[str, Drawn]]] = {
     analysis.AttentionPatterns: lambda found: {"": plots.attention_view(found)},
     analysis.DoseResponse: lambda found: {"": plots.dose_curves(found)},
     analysis.HeadOverlap: _overlap,
+    analysis.HeadTransfer: lambda found: {"": plots.head_transfer(found)},
     analysis.Mixture: _mixture,
     analysis.OffsetAttribution: _none,
     analysis.OffsetGeometry: _geometry,

@@ -94,6 +94,7 @@ TABLES: Mapping[type, Callable[[Any], list[Table]]] = {
     analysis.AttentionPatterns: lambda found: [],
     analysis.DoseResponse: _of_frame("Doses"),
     analysis.HeadOverlap: _of_frame("Pairs of tasks"),
+    analysis.HeadTransfer: _of_frame("Heads from (source) and tasks learned (target), next to the task's own heads"),
     analysis.Mixture: _of_frame("Weights and tasks"),
     analysis.OffsetAttribution: _of_frame("Logits that each head adds directly"),
     analysis.OffsetGeometry: _geometry,

@@ -1,6 +1,7 @@
 """Studies: a grid of tasks, heads, methods and seeds, whose cells go into a store that survives anything."""
 
 from lofit_lens.study.grid import HEAD_SOURCES, Cell, Study
+from lofit_lens.study.head_transfers import head_transfer_of
 from lofit_lens.study.items import Catalogue, Item
 from lofit_lens.study.leftovers import Leftover, leftovers
 from lofit_lens.study.plan import Plan, plan
@@ -18,6 +19,7 @@ __all__ = [
     "Study",
     "Worker",
     "evaluations",
+    "head_transfer_of",
     "leftovers",
     "plan",
     "retry_study",

@@ -9,7 +9,8 @@ import plotly.io
 import pytest
 import torch
 
-from lofit_lens.analysis import DoseResponse, Mixture, OffsetReading, Sweep, TransferTable, head_overlap
+from lofit_lens import plots
+from lofit_lens.analysis import DoseResponse, Mixture, OffsetReading, Sweep, TransferTable, head_overlap, head_transfer
 from lofit_lens.analysis.reading import ReadToken
 from lofit_lens.heads import Head, HeadScores
 from lofit_lens.outcomes import Evaluation
@@ -255,6 +256,95 @@ def test_a_table_of_adapters_says_so():
     figure = transfer_matrix(dataclasses.replace(TABLE, rows="adapter"))
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("Task", "Adapter")
     assert "adapter %{y}" in figure.data[0].hovertemplate
+
+
+# Transfer of heads
+
+
+def twice(*scores: float, metric: str = "mc1") -> dict[int, Evaluation]:
+    return dict.fromkeys((0, 1), Evaluation("truth", "test", metric, {metric: scores}))
+
+
+LENT = head_transfer(
+    {
+        ("truth", "truth"): twice(*[1.0] * 7, 0.0),
+        ("ioi", "truth"): twice(0.0, 0.0, 0.0, *[1.0] * 4, 0.0),
+        ("base", "truth"): twice(*[0.0] * 7, 1.0),
+        ("truth", "ioi"): twice(1.0, 0.0),
+    },
+    ("truth", "ioi", "base"),
+    ("truth", "ioi"),
+)
+
+
+def test_a_head_transfer_shows_values_and_colours_them_relative_to_own_heads():
+    figure = plots.head_transfer(LENT, title="Lent")
+    [trace] = figure.data
+    assert [list(row) for row in trace.text] == [["0.88", "0.50"], ["0.50*", ""], ["0.12", ""]]
+    # ioi is not learned on its own heads: nothing to compare with.
+    assert [[None if z is None else round(z, 2) for z in row] for row in trace.z] == [[100, None], [57.14, None], [14.29, None]]
+    assert (list(trace.x), list(trace.y)) == (["truth", "ioi"], ["truth", "ioi", "base"])
+    # As far as the furthest cell, but for the base model's.
+    assert (trace.zmin, trace.zmax) == pytest.approx((400 / 7, 1000 / 7))
+    assert figure.layout.title.text == "Lent"
+
+
+def test_a_head_transfer_says_what_its_axes_colours_and_marks_are():
+    figure = plots.head_transfer(LENT)
+    title, *note = figure.layout.xaxis.title.text.split("<br>")
+    assert "Task learned (mc1)" in title
+    assert " ".join(note) == f"{LENT.note} Outlined: own heads.".replace("<", "&lt;")
+    assert figure.layout.yaxis.title.text == "Heads of"
+    assert figure.data[0].colorbar.title.text == "relative to own heads (%)"
+    assert figure.layout.yaxis.autorange == "reversed", "the first source is on top"
+
+
+def test_own_heads_are_outlined():
+    assert sorted(outlines(plots.head_transfer(LENT))) == [(None, -0.5, 0.5, -0.5, 0.5), (None, 0.5, 1.5, 0.5, 1.5)]
+
+
+def test_a_head_transfer_says_everything_on_hovering():
+    [trace] = plots.head_transfer(LENT).data
+    low, high = LENT.cells.loc[2, ["low", "high"]]
+    assert trace.customdata[1][0].split("<br>") == [
+        f"mc1 0.500 [{low:.3f}, {high:.3f}] (n = 8, 2 seeds)",
+        "57 % of own heads [10, 104]",
+        "difference from own heads -0.375 [-0.808, +0.058]",
+        "p 0.040 (lower), 0.080 (two-sided), q 0.040 (lower)",
+        f"detectable difference {LENT.matrix('detectable').loc['ioi', 'truth']:.3f}",
+    ]
+    assert trace.customdata[0][0].endswith("(n = 8, 2 seeds)<br>own heads")
+    assert trace.customdata[0][1].endswith("<br>own heads are not there")
+    assert "p - (lower), - (two-sided)" in trace.customdata[2][0]
+    assert trace.customdata[1][1] == ""
+    assert "%{customdata}" in trace.hovertemplate
+
+
+def test_tiny_p_and_any_ratio_are_said_in_words():
+    cells = {("a", "a"): twice(1.0, 0.0, 0.0, 0.0), ("b", "a"): twice(0.0, 0.0, 0.0, 0.0)}
+    sure = {("a", "a"): twice(*[1.0] * 30), ("b", "a"): twice(*[0.0] * 29, 1.0)}
+    [[_], [any_ratio]] = plots.head_transfer(head_transfer(cells, ("a", "b"), ("a",))).data[0].customdata
+    assert "0 % of own heads [-, -]" in any_ratio
+    [[_], [tiny]] = plots.head_transfer(head_transfer(sure, ("a", "b"), ("a",))).data[0].customdata
+    assert "p &lt; 0.001 (lower)" in tiny
+
+
+def test_colours_of_a_head_transfer_neither_blow_up_noise_nor_follow_one_cell():
+    def bounds(other: dict[int, Evaluation]) -> tuple[float, float]:
+        cells = {("a", "a"): twice(*[1.0] * 2, *[0.0] * 30), ("b", "a"): other}
+        [trace] = plots.head_transfer(head_transfer(cells, ("a", "b"), ("a",))).data
+        return trace.zmin, trace.zmax
+
+    assert bounds(twice(*[0.0] * 30, *[1.0] * 2)) == (90, 110)
+    assert bounds(twice(*[1.0] * 32)) == (0, 200)
+
+
+def test_metrics_that_differ_stand_beside_their_tasks():
+    cells = {("a", "a"): twice(1.0, 0.0), ("b<", "b<"): twice(1.0, 0.0, metric="exact_match")}
+    figure = plots.head_transfer(head_transfer(cells, ("a", "b<"), ("a", "b<")))
+    assert list(figure.layout.xaxis.ticktext) == ["a (mc1)", "b&lt; (exact_match)"]
+    assert "Task learned</span>" in figure.layout.xaxis.title.text
+    assert list(plots.head_transfer(LENT).layout.xaxis.ticktext) == ["truth", "ioi"]
 
 
 # Doses

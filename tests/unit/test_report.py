@@ -34,7 +34,7 @@ def test_a_page_has_the_sections_that_there_is_something_for(study, tmp_path):
     page = ll.write_report([study], tmp_path / "new" / "all.html", title="A study").read_text(encoding="utf-8")
     assert ids_of(page) == ["overview", "heads", "results", "tokens"]
     assert "<title>A study</title>" in page
-    assert "3 runs, 10 results" in page
+    assert "3 runs, 11 results" in page
     assert page.count('id="plotly"') == page.count('id="circuitsvis"') == 1
     assert not re.search("<script src|<link rel=.stylesheet|@import", page)
     of_runs = ll.write_report([study / "runs"], tmp_path / "runs.html").read_text(encoding="utf-8")

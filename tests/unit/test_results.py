@@ -23,6 +23,7 @@ from lofit_lens.analysis import (
     TokenEffects,
     TransferTable,
     head_overlap,
+    head_transfer,
 )
 from lofit_lens.analysis.reading import ReadToken
 from lofit_lens.heads import Head, HeadScores
@@ -45,6 +46,7 @@ EXAMPLES = [
     DoseResponse((0.0, 1.0), (JUDGED, JUDGED), (COSTS, COSTS)),
     DoseResponse((1.0,), (JUDGED,)),
     head_overlap({"a": [SCORES, SCORES], "b": [SCORES]}, 1, n_draws=20),
+    head_transfer({("truth", "truth"): {0: JUDGED}, ("random", "truth"): {0: JUDGED}}, ("truth", "random"), ("truth",)),
     Mixture(((0.0, 1.0), (0.5, 0.5)), ("truth",), {((0.0, 1.0), "truth"): JUDGED, ((0.5, 0.5), "truth"): JUDGED}),
     OffsetAttribution(HEADS, torch.rand(2, 4), "vocabulary"),
     OffsetGeometry(

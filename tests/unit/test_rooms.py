@@ -12,8 +12,8 @@ ROOT = Path(lofit_lens.__file__).parent
 
 #: Every module, lowest level first. A module imports from lower levels only.
 LEVELS = (
-    {"files", "heads", "layout", "lens", "losses", "plain", "plots.template", "progress", "statistics", "tasks.base", "tiny"}
-    | {"vocabulary"},
+    {"files", "heads", "latex", "layout", "lens", "losses", "plain", "plots.template", "progress", "statistics"}
+    | {"tasks.base", "tiny", "vocabulary"},
     {"adapters", "batches", "caches", "checkpoints", "crossed", "embedded", "leases", "patching"}
     | {"tasks.sources", "tasks.world"},
     {"comparison", "outcomes", "packing", "tasks.data"},
@@ -31,11 +31,11 @@ LEVELS = (
     {f"methods.{name}" for name in ("bitfit", "few_shot", "iti", "jola", "lofit", "lora", "loreft", "red", "repe")}
     | {"analysis.head_activations", "selection"},
     {"causal", "judging", "methods"}
-    | {f"analysis.{result}" for result in ("attribution", "doses", "geometry", "mixtures")}
+    | {f"analysis.{result}" for result in ("attribution", "doses", "geometry", "head_transfers", "mixtures")}
     | {f"analysis.{result}" for result in ("overlap", "plane", "reading", "sweeps", "token_effects", "transfer")},
     {"analysis"}
     | {f"plots.{result}" for result in ("doses", "geometry", "heads", "mixtures", "overlap", "reading", "sweeps", "transfer")}
-    | {"plots.tokens"},
+    | {"plots.head_transfers", "plots.tokens"},
     {"plots", "rendering", "results"},
     {"runs"},
     {"report.figures", "report.sources", "store", "study.settings", "tracking"},
@@ -43,7 +43,7 @@ LEVELS = (
     {"report.page", "study.items"},
     {"report", "study.work"},
     {"study.leftovers", "study.local", "study.plan", "study.table"},
-    {"study.running"},
+    {"study.head_transfers", "study.running"},
     {"study"},
     {"cluster"},
     {"lofit_lens", "demo", "recipes"},
