@@ -22,6 +22,10 @@
     k = 0.03
     set = { offset_lr = 1e-2 }
 
+    [[skip]]                                     # cells that are not run
+    heads = "truthfulqa-0"
+    k = 0.1
+
 Its cells: every task with no edit; and by every method, with every seed, from every source of heads and at every k where the
 method takes heads. Cells of a task differ in nothing else: they are judged by the same examples.
 """
@@ -37,7 +41,7 @@ from pydantic.dataclasses import dataclass as validated
 
 from lofit_lens.methods import LoFiT, Method
 from lofit_lens.runs import name_of
-from lofit_lens.study.settings import STRICT, Count, K, Settings, made_methods, made_tasks, names_of_settings, said
+from lofit_lens.study.settings import STRICT, Count, K, Place, Settings, Skip, made_methods, made_tasks, names_of_settings, said
 from lofit_lens.tasks import Task
 
 HeadSource = Literal[
@@ -102,6 +106,7 @@ class Study:
         k: heads to take, counts or shares; each is another column of cells.
         seeds: of the fits, and of what is random in the sources.
         n_train: training examples of every task, one value after the other; none is the tasks' own sizes.
+        skip: cells that are not run.
         split: that is judged.
         dtype: of the models.
     """
@@ -114,6 +119,7 @@ class Study:
     k: Annotated[tuple[K, ...], Field(min_length=1)] = (0.1,)
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     n_train: tuple[Count, ...] = ()
+    skip: tuple[Skip, ...] = ()
     split: Literal["val", "test"] = "test"
     dtype: Dtype = "float32"
 
@@ -164,32 +170,35 @@ class Study:
             raise ValueError(f"{key} has {unknown[0]!r}; wanted some of {', '.join(HEAD_SOURCES)}, or a task of the study")
 
     def _refuse_exceptions_that_never_apply(self) -> None:
+        exceptions: list[tuple[str, Place]] = [("skip", skip) for skip in self.skip]
+        for name, settings in self.methods.items():
+            exceptions += [(f"methods.{name}.where", where) for where in settings.where]
         choices = {
             "model": self.models,
             "task": tuple(self.tasks),
-            "heads": (*HEAD_SOURCES, *self.tasks),
+            "method": tuple(self.methods),
+            # The cells of "others" are called by the lender.
+            "heads": (*(source for source in HEAD_SOURCES if source != "others"), *self.tasks),
             "k": self.k,
             "n_train": self.n_train,
         }
-        for name, settings in self.methods.items():
-            for where in settings.where:
-                for key, known in choices.items():
-                    if getattr(where, key) not in (None, *known):
-                        raise ValueError(
-                            f"methods.{name}.where has {key} = {getattr(where, key)!r}; wanted one of "
-                            f"{', '.join(map(str, known)) or 'none, as the study does not vary it'}"
-                        )
+        for name, exception in exceptions:
+            for key, known in choices.items():
+                if getattr(exception, key, None) not in (None, *known):
+                    raise ValueError(
+                        f"{name} has {key} = {getattr(exception, key)!r}; wanted one of "
+                        f"{', '.join(map(str, known)) or 'none, as the study does not vary it'}"
+                    )
 
     def check_data(self) -> None:
-        """Make every example of every task.
+        """Make every example that a cell needs.
 
         Raises:
             FileNotFoundError: a task's files are not at hand.
             ValueError: an example that cannot be made.
         """
-        for name in self.tasks:
-            for n_train in self.n_train or (None,):
-                self.task_at(name, n_train).digest(dict.fromkeys(("train", "val", self.split)))
+        for name, n_train in dict.fromkeys((cell.task, cell.n_train) for cell in self.cells()):
+            self.task_at(name, n_train).digest(dict.fromkeys(("train", "val", self.split)))
 
     def task_at(self, name: str, n_train: int | None) -> Task:
         """A task of the study, with so many training examples where they are varied."""
@@ -204,6 +213,11 @@ class Study:
 
     def cells(self) -> Iterator[Cell]:
         """Everything to run; a model's cells are together, and so are a task's."""
+        for cell in self._grid():
+            if not any(skip.applies_to(**vars(cell)) for skip in self.skip):
+                yield cell
+
+    def _grid(self) -> Iterator[Cell]:
         for model in self.models:
             for task in self.tasks:
                 yield Cell(model, task)
@@ -216,9 +230,15 @@ class Study:
     def _head_sets(self, task: str, settings: Settings) -> Iterator[tuple[str | None, int | float | None]]:
         if not settings.takes_heads:
             yield None, None
+        for lender in dict.fromkeys(self._lenders(task, settings)):
+            for k in self.k:
+                yield lender, k
+
+    def _lenders(self, task: str, settings: Settings) -> Iterator[str]:
         for source in self._sources(settings):
-            lenders = [other for other in self.tasks if other != task] if source == "others" else [source]
-            # A task's own heads are called "own", so that a cell has one name.
-            for lender in dict.fromkeys("own" if lender == task else lender for lender in lenders):
-                for k in self.k:
-                    yield lender, k
+            for lender in self.tasks if source == "others" else (source,):
+                # A task's own heads are called "own", so that a cell has one name.
+                if lender != task:
+                    yield lender
+                elif source != "others":
+                    yield "own"

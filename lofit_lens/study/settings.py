@@ -15,12 +15,11 @@ K = Count | Annotated[float, Field(gt=0, le=1, strict=True)]
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
-@validated(frozen=True, config=STRICT)
-class Where:
-    """Other settings of a method in some cells: those of that model, task, source of heads, k and data size, as far as named.
+@validated(frozen=True, config=STRICT, kw_only=True)
+class Place:
+    """Some cells: those of that model, task, source of heads, k and data size, as far as named.
 
     Args:
-        set: the settings.
         model: of the cell.
         task: of the cell, by its name in the study.
         heads: where its heads come from.
@@ -28,7 +27,6 @@ class Where:
         n_train: of the cell.
     """
 
-    set: dict[str, Any]
     model: str | None = None
     task: str | None = None
     heads: str | None = None
@@ -37,8 +35,29 @@ class Where:
 
     def applies_to(self, **place: Any) -> bool:
         """Whether everything that is named here is so there."""
-        named = {name: value for name, value in vars(self).items() if name != "set" and value is not None}
-        return all(place.get(name) == value for name, value in named.items())
+        return all(value in (None, place[name]) for name, value in vars(self).items() if name in place)
+
+
+@validated(frozen=True, config=STRICT, kw_only=True)
+class Where(Place):
+    """Other settings of a method in some cells.
+
+    Args:
+        set: the settings.
+    """
+
+    set: dict[str, Any]
+
+
+@validated(frozen=True, config=STRICT, kw_only=True)
+class Skip(Place):
+    """Cells that are not run.
+
+    Args:
+        method: of the cell, by its name in the study.
+    """
+
+    method: str | None = None
 
 
 @validated(frozen=True, config=STRICT)
