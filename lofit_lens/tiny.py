@@ -43,6 +43,7 @@ _SETTINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "gpt_neox": ("gpt_neox", {**_GPT_LIKE, "intermediate_size": 80}),
     "llama": ("llama", _LLAMA_LIKE),
     "mistral": ("mistral", {**_LLAMA_LIKE, **_SLIDING}),
+    "gemma": ("gemma", _LLAMA_LIKE),
     "qwen2": ("qwen2", _LLAMA_LIKE),
     "qwen3": ("qwen3", _LLAMA_LIKE),
     "gemma2": ("gemma2", _GEMMA),

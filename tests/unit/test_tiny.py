@@ -33,7 +33,7 @@ def test_model(family):
     assert logits.shape == (1, 1 + len("Grüße".encode()), VOCAB_SIZE)
     # Neither flat nor saturated: an edit anywhere can be seen.
     assert 0.5 < logits.std() < 2
-    assert logits.softmax(-1).max() < 0.5
+    assert logits.softmax(-1).max() < 0.6
 
 
 @pytest.mark.parametrize("family", FAMILIES)
