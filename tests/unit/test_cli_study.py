@@ -76,7 +76,9 @@ def test_tables_are_printed_and_written(done, tmp_path):
     assert frames[0]["value"].tolist() == frames[1]["value"].tolist()
     assert (tmp_path / "t.md").read_text().count("\n") == 2 + 3
     with pytest.raises(ValueError, match=r"wanted a name that ends with \.csv"):
-        CliRunner().invoke(cli.app, ["study", "table", str(file), "--store", str(store), "--out", "t.txt"], catch_exceptions=False)
+        CliRunner().invoke(
+            cli.app, ["study", "table", str(file), "--store", str(store), "--out", "t.txt"], catch_exceptions=False
+        )
 
 
 def test_what_failed_is_said_and_tried_again(done, tmp_path):
