@@ -5,8 +5,7 @@ fifty test examples say how the library is used, not how well LoFiT does.
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,16 @@ from rich.table import Table
 
 from lofit_lens import plots
 from lofit_lens.analysis import TransferTable
-from lofit_lens.evaluation import evaluate
 from lofit_lens.files import check_writable
 from lofit_lens.heads import Head, HeadScores
 from lofit_lens.interventions import HeadIntervention
-from lofit_lens.lens import LensModel
 from lofit_lens.methods import LoFiT
-from lofit_lens.models import fingerprint, load_model
 from lofit_lens.rendering import save_figures
 from lofit_lens.results import save_result
-from lofit_lens.selection import random_scores
-from lofit_lens.store import Run, RunStore
+from lofit_lens.runs import Run
+from lofit_lens.store import RunStore
+from lofit_lens.study import Study, head_scores, run_study, runs, study_table
+from lofit_lens.study.settings import Settings
 from lofit_lens.tasks import Counterfactual, Kinship, Task, Truth
 
 SEED = 0
@@ -38,21 +36,17 @@ TASKS: tuple[Task, ...] = (
 LOFIT = LoFiT(k=K, scale_lr=2e-2, l1=1e-3, offset_lr=5e-2, scale_epochs=2, offset_epochs=2)
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One thing to run: a task with the heads of a source; the base model alone where `source` is "base"."""
-
-    task: Task
-    source: str
-    method: LoFiT | None
-
-    def settings(self, model: LensModel) -> dict[str, Any]:
-        return {
-            "model": fingerprint(model),
-            "task": {"name": self.task.name, **self.task.settings()},
-            "method": None if self.method is None else self.method.settings(),
-            "seed": SEED,
-        }
+def study_of(model_name: str, tasks: Iterable[Task]) -> Study:
+    """Every task on its own heads, on the others' and on random ones."""
+    return Study(
+        name="demo",
+        models=(model_name,),
+        tasks={task.name: task for task in tasks},
+        methods={"lofit": Settings(LOFIT)},
+        heads=("own", "others", "random"),
+        k=(K,),
+        seeds=(SEED,),
+    )
 
 
 def run(out: Path, *, model_name: str, tasks: tuple[Task, ...], console: Console) -> TransferTable:
@@ -63,56 +57,28 @@ def run(out: Path, *, model_name: str, tasks: tuple[Task, ...], console: Console
     """
     check_writable(out / "transfer.html")
     started = time.monotonic()
-    model = load_model(model_name)
-    store = RunStore(out / "runs")
-    console.print(f"{model_name}: {model.cfg.n_layers} layers x {model.cfg.n_heads} heads; results go to {out}")
-
-    own: dict[str, Run] = {}
-    runs: dict[tuple[str, str], Run] = {}
-    for task in tasks:
-        runs["base", task.name] = _run_cell(Cell(task, "base", None), model, store, console)
-        runs[task.name, task.name] = own[task.name] = _run_cell(Cell(task, task.name, LOFIT), model, store, console)
-    for cell in _transfer_cells(model, tasks, own):
-        runs[cell.source, cell.task.name] = _run_cell(cell, model, store, console)
-
-    names = tuple(task.name for task in tasks)
-    table = TransferTable({key: run.evaluation for key, run in runs.items()}, ("base", *names, "random"), names)
+    study, store = study_of(model_name, tasks), RunStore(out)
+    n_done = len(study_table(study, store))
+    console.print(f"{model_name}: {len(list(study.cells()))} cells, {n_done} of them done before; results go to {out}")
+    run_study(study, store)
+    names = tuple(study.tasks)
+    done = {(cell.heads or "base", cell.task): run for cell, run in runs(study, store).items()}
+    if len(done) < len(list(study.cells())):
+        raise RuntimeError(f"not everything could be done; {out / 'failures'} says why, remove it to try again")
+    own = {name: done["own", name] for name in names}
+    evaluations = {(task if heads == "own" else heads, task): run.evaluation for (heads, task), run in done.items()}
+    table = TransferTable(evaluations, ("base", *names, "random"), names)
+    scores = {one.task: found for one, found in head_scores(study, store).items() if one.task is not None}
     _report(table, own, console)
-    _write(out, table, own, model)
+    _write(out, table, own, scores)
     console.print(f"{time.monotonic() - started:.0f} s; look at {out / 'heads.html'} and {out / 'transfer.html'}")
     return table
-
-
-def _transfer_cells(model: LensModel, tasks: tuple[Task, ...], own: dict[str, Run]) -> Iterator[Cell]:
-    for task in tasks:
-        for source in tasks:
-            if source is not task:
-                yield Cell(task, source.name, replace(LOFIT, heads=_heads(own[source.name])))
-        drawn = random_scores(model, seed=SEED).top(K)
-        yield Cell(task, "random", replace(LOFIT, heads=drawn))
 
 
 def _heads(run: Run) -> tuple[Head, ...]:
     assert run.fit is not None
     assert isinstance(run.fit.intervention, HeadIntervention)
     return run.fit.intervention.heads
-
-
-def _run_cell(cell: Cell, model: LensModel, store: RunStore, console: Console) -> Run:
-    settings = cell.settings(model)
-    started = time.monotonic()
-    run = store.get(settings, model)
-    took = "done before"
-    if run is None:
-        fit = None if cell.method is None else cell.method.fit(model, cell.task, seed=SEED)
-        evaluation = evaluate(model, cell.task, None if fit is None else fit.intervention)
-        run = Run(settings, fit, evaluation)
-        store.put(run, model)
-        took = f"{time.monotonic() - started:.0f} s"
-    low, high = run.evaluation.interval()
-    scored = f"{run.evaluation.metric} {run.evaluation.value:.2f} [{low:.2f}, {high:.2f}]"
-    console.print(f"{cell.task.name:<14} heads of {cell.source:<14} {scored}  {took}", highlight=False, soft_wrap=True)
-    return run
 
 
 def _report(table: TransferTable, own: dict[str, Run], console: Console) -> None:
@@ -130,11 +96,10 @@ def _report(table: TransferTable, own: dict[str, Run], console: Console) -> None
     console.print(shown)
 
 
-def _write(out: Path, table: TransferTable, own: dict[str, Run], model: LensModel) -> None:
-    scores = {name: run.fit.scores for name, run in own.items() if run.fit is not None and run.fit.scores is not None}
+def _write(out: Path, table: TransferTable, own: dict[str, Run], scores: Mapping[str, HeadScores]) -> None:
     for name, run in own.items():
         assert run.fit is not None
-        run.fit.intervention.save(out / "adapters" / name, model, overwrite=True)
+        run.fit.intervention.save(out / "adapters" / name, overwrite=True)
     for name, result in scores.items():
         save_result(result, out / "data" / f"{name}.json")
     save_result(table, out / "data" / "transfer.json")

@@ -36,15 +36,16 @@ class Scored:
 
 
 def all_scores(study: Findings) -> list[Scored]:
-    """Of runs, and of results that are not those of a run."""
+    """Of runs, and of results that are not those of a run, each once."""
     found: dict[tuple[object, ...], Scored] = {}
     for run in study.runs:
         if run.scores is not None:
             one = Scored(run.label, run.task, run.method, run.scores, run.heads)
             found.setdefault((_numbers(run.scores), run.heads), one)
-    of_runs = {numbers for numbers, _ in found}
+    seen = {numbers for numbers, _ in found}
     for name, result in study.results.items():
-        if isinstance(result, HeadScores) and _numbers(result) not in of_runs:
+        if isinstance(result, HeadScores) and _numbers(result) not in seen:
+            seen.add(_numbers(result))
             k, task = k_of(result), result.made_by.get("task")
             chosen = () if k is None else result.top(k)
             method = str(result.made_by.get("method", ""))

@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from lofit_lens.outcomes import Evaluation
-from lofit_lens.runs import read_run, summary_row
+from lofit_lens.heads import HeadScores
+from lofit_lens.runs import Run, read_run, summary_row
 from lofit_lens.store import RunStore
 from lofit_lens.study.grid import Cell, Study
-from lofit_lens.study.items import Catalogue, Item
+from lofit_lens.study.items import Catalogue, Item, Selection
 from lofit_lens.study.work import state_of
 
 #: Parts of the work that nothing could spare: head scores once for each task and seed, a fit and an evaluation for each cell.
@@ -31,9 +31,18 @@ def study_table(study: Study, store: RunStore) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=list(Cell.__dataclass_fields__))
 
 
-def evaluations(study: Study, store: RunStore) -> dict[Cell, Evaluation]:
-    """Every example's outcome in each cell that is done."""
-    return {cell: read_run(folder).evaluation for cell, folder in finished(study, store)}
+def runs(study: Study, store: RunStore) -> dict[Cell, Run]:
+    """Each cell that is done, with its edit, losses, and every example's outcome."""
+    return {cell: read_run(folder) for cell, folder in finished(study, store)}
+
+
+def head_scores(study: Study, store: RunStore) -> dict[Selection, HeadScores]:
+    """All head scores that cells take their heads from, as far as they are done."""
+    catalogue = Catalogue(study, store.fingerprints())
+    models = [model for model in study.models if model in catalogue.fingerprints]
+    selections = [item for model in models for item in catalogue.items(model) if isinstance(item, Selection)]
+    found = {selection: store.get_scores(catalogue.settings(selection)) for selection in selections}
+    return {selection: scores for selection, scores in found.items() if scores is not None}
 
 
 def study_status(study: Study, store: RunStore) -> pd.DataFrame:

@@ -189,7 +189,7 @@ class Worker:
             return greedy_gradient_scores(model, task, k=selection.k or 1)
         if selection.source == "layer-probes":
             return layer_probe_scores(model, task, seed=seed)
-        return catalogue.selector(selection).select(model, task, seed=seed)
+        return _without_k(catalogue.selector(selection).select(model, task, seed=seed))
 
     def _stored_scores(self, selection: Selection, catalogue: Catalogue) -> HeadScores:
         scores = self.store.get_scores(catalogue.settings(selection))
@@ -225,6 +225,12 @@ class Worker:
         del error
         gc.collect()  # what did not fit into memory goes with its traceback
         self.store.mark_failed(catalogue.key(item), failure)
+
+
+def _without_k(scores: HeadScores) -> HeadScores:
+    """Cells of several k start from these, so that they say none."""
+    settings = {name: value for name, value in scores.made_by["settings"].items() if name not in ("k", "heads")}
+    return replace(scores, made_by={**scores.made_by, "settings": settings})
 
 
 @contextmanager

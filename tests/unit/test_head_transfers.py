@@ -18,7 +18,7 @@ from lofit_lens.latex import escaped
 from lofit_lens.methods import LoFiT, LoRA
 from lofit_lens.outcomes import Evaluation
 from lofit_lens.runs import Run
-from lofit_lens.study import evaluations, head_transfer_of
+from lofit_lens.study import head_transfer_of, runs
 from lofit_lens.study.items import Catalogue
 from lofit_lens.tasks import IOI, Kinship
 
@@ -315,7 +315,7 @@ def test_a_study_that_was_run(tmp_path):
     ll.run_study(study, store)
     result = head_transfer_of(study, store)
     assert (result.sources, result.targets) == (("a", "b", "base"), ("a", "b"))
-    for done, evaluation in evaluations(study, store).items():
+    for done, run in runs(study, store).items():
         row = {"own": done.task, None: "base"}.get(done.heads, done.heads)
-        assert result.matrix().loc[row, done.task] == evaluation.value
+        assert result.matrix().loc[row, done.task] == run.evaluation.value
     assert len(result.cells) == 6

@@ -113,7 +113,7 @@ def test_a_file_and_python_make_the_same_study(tmp_path):
         ("offset_lr = [3e-2, 1e-1]", "rate = [1]", "methods.lofit: LoFiT has no setting 'rate'"),
         ("offset_lr = [3e-2, 1e-1]", "offset_lr = []", "methods.lofit.*wanted one setting with the values to try"),
         ("offset_lr = [3e-2, 1e-1]", "offset_lr = [-1.0]", "methods.lofit.offset_lr = -1.0: Input should be greater than 0"),
-        ('task = "told"', 'tsk = "told"', "methods.lofit.where.0.tsk = 'told': unknown key; wanted some of set, model, task"),
+        ('task = "told"', 'tsk = "told"', "methods.lofit.where.0.tsk = 'told': unknown key; wanted some of model, task"),
         ('task = "told"', 'task = "truth"', "methods.lofit.where has task = 'truth'; wanted one of kinship, told"),
         ("[methods.red]", "[methods.red]\nheads = ['own']", r"methods.red: RED takes no heads; leave heads = \['own'\] out"),
         ("[methods.red]", "[methods.iti]\nheads = ['bias']\n[methods.red]", 'heads has "bias", which is a way of LoFiT'),
@@ -280,8 +280,10 @@ def test_the_table_has_the_studys_names(done):
         **{**vars(study), "tasks": {"kin": study.tasks["kinship"]}, "heads": ["own"], "methods": {"l": study.methods["red"]}}
     )
     assert set(study_table(renamed, store)["task"]) == {"kin"}, "the same work under other names is found"
-    evaluations = studies.evaluations(study, store)
-    assert {cell.name for cell in evaluations} == {cell.name for cell in study.cells()}
+    assert {cell.name for cell in studies.runs(study, store)} == {cell.name for cell in study.cells()}
+    scores = studies.head_scores(study, store)
+    assert {selection.source for selection in scores} == {"own", "iti", "random"}
+    assert "k" not in scores[Selection("tiny-llama", "own", "kinship", "lofit", k=2, seed=0)].made_by["settings"]
 
 
 def test_nothing_is_done_twice(done):
@@ -447,7 +449,8 @@ def test_leftovers_are_what_nobody_needs(done, tmp_path):
     (copy.work_folder(key) / "fit").mkdir(parents=True)
     (copy.root / "runs" / ".draft.host.1.abcdef01.tmp").mkdir()
     found = {leftover.path.relative_to(copy.root).parts[0]: leftover.why for leftover in studies.leftovers(study, copy)}
-    assert found == {"work": "finished", "activations": "finished", "runs": "left by a killed process"}
+    gone = {"work": "finished", "activations": "finished", "residuals": "finished"}
+    assert found == {**gone, "runs": "left by a killed process"}
     less = Study(**{**vars(study), "methods": {"red": study.methods["red"]}})
     others = [leftover for leftover in studies.leftovers(less, copy, of_others=True) if leftover.why == "not of this study"]
     assert {leftover.path.parent.name for leftover in others} == {"runs", "scores"}
