@@ -5,6 +5,7 @@ from contextlib import ExitStack
 import pytest
 import torch
 from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
 
 from lofit_lens import load_model
 from lofit_lens.heads import Head
@@ -347,3 +348,27 @@ def test_scores_are_the_norms_of_the_vectors_and_nan_where_there_is_none():
     nan = float("nan")
     torch.testing.assert_close(scores.values, torch.tensor([[nan, nan, 2.0], [nan, 5.0, nan]]), equal_nan=True)
     assert (scores.quantity, scores.made_by) == ("norm", {"seed": 0})
+
+
+def test_an_edit_goes_to_the_device_of_its_layer(llama):
+    """Layers of a model that is split are elsewhere than its embedding; "meta" is a device that every machine has."""
+    made = HeadIntervention((Head(0, 1), Head(2, 3)), scale=torch.ones(2, D_HEAD), offset=torch.ones(2, D_HEAD))
+    hooks = dict(made.fwd_hooks(llama))
+    z = {0: torch.ones(1, 3, 4, 16), 2: torch.ones(1, 3, 4, 16, device="meta")}
+    edited = {layer: hooks[f"blocks.{layer}.attn.hook_z"](z[layer], None) for layer in z}
+    assert [edited[0].device.type, edited[2].device.type] == ["cpu", "meta"]
+    assert edited[0][0, 0].unique(dim=0).tolist() == [[1.0] * 16, [3.0] * 16]
+
+
+def test_a_model_is_split_over_as_many_devices_as_are_asked_for(monkeypatch):
+    asked = {}
+
+    def boot(path, **settings):
+        asked.update(settings)
+        raise OSError("no such model")
+
+    monkeypatch.setattr(TransformerBridge, "boot_transformers", boot)
+    with pytest.raises(ValueError, match="cannot load model 'org/large'"):
+        load_model("org/large", n_devices=2)
+    assert asked["n_devices"] == 2
+    assert "device" not in asked

