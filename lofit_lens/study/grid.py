@@ -46,6 +46,7 @@ from lofit_lens.tasks import Task
 
 HeadSource = Literal[
     "own",
+    "own-per-layer",
     "others",
     "iti",
     "random",

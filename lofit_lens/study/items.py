@@ -14,7 +14,9 @@ TASKLESS = ("random", "random-per-layer")
 SEEDLESS = ("gradient", "greedy-gradient")
 FOR_K = ("random-like-own", "greedy-gradient")
 #: Sources that are the method's own first step, on the task or on another.
-BY_METHOD = ("own", "bias", "random-like-own")
+BY_METHOD = ("own", "own-per-layer", "bias", "random-like-own")
+#: Sources that are made of the method's own scores.
+OF_OWN = ("own-per-layer", "random-like-own")
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class Catalogue:
         """What has to be done first."""
         if isinstance(item, Cell):
             return selection_of(item)
-        return own_of(item) if item.source == "random-like-own" else None
+        return own_of(item) if item.source in OF_OWN else None
 
     def items(self, model: str) -> list[Item]:
         """All of a model's, each once and behind what it needs."""

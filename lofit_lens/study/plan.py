@@ -1,8 +1,8 @@
 """What a study will cost, before anything is run: which work there is, what is shared, what is done, how long the rest takes.
 
-Work is counted in tokens that go through the model: once to evaluate, and in training three times an epoch (a forward pass, and
-a backward pass, which costs about two). A store that has runs of a model knows how long its tokens take; before that, a token
-takes 2 operations for each of the model's parameters, as many as the model's name says, at a share of what this machine
+Work is counted in tokens that go through the model: once to evaluate, and in training twice an epoch (forward, and backward
+through frozen weights, which costs as much). A store that has runs of a model knows how long its tokens take; before that, a
+token takes 2 operations for each of the model's parameters, as many as the model's name says, at a share of what this machine
 multiplies matrices at. Nothing is loaded; texts count four characters a token.
 """
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -19,19 +19,21 @@ import torch
 
 from lofit_lens.store import RunStore
 from lofit_lens.study.grid import Cell, Study
-from lofit_lens.study.items import Catalogue, Item, Selection
+from lofit_lens.study.items import OF_OWN, Catalogue, Item, Selection
 from lofit_lens.study.work import state_of
 from lofit_lens.tasks import Task
 
 CHARACTERS_PER_TOKEN = 4
 #: Tokens of an example, where the files of its task are not at hand.
 TOKENS_UNKNOWN = 150
-#: Of the speed of large matrix products, measured on SmolLM2 with LoFiT on two CPU cores.
-EFFICIENCY = 0.25
+#: Of the speed of large matrix products: SmolLM2 and LoFiT's second step on one CPU core.
+EFFICIENCY = 0.8
+#: Tokens go through the model so often in an epoch of training.
+TRAINING_PASSES = 2
 #: Bytes of a run, before there is one to look at.
 RUN_BYTES = 60_000
 #: What a source reads the training texts for, in passes; LoFiT's own first step is counted by its epochs.
-PASSES = {"iti": 1, "layer-probes": 1, "gradient": 3, "greedy-gradient": 3}
+PASSES = {"iti": 1, "layer-probes": 1, "gradient": TRAINING_PASSES, "greedy-gradient": TRAINING_PASSES}
 
 
 @dataclass(frozen=True)
@@ -124,29 +126,34 @@ class _Seconds:
         self.catalogue = catalogue
         self._tokens = cache(_tokens)
         taken = {entry["key"]: entry["total"] for entry in store.journal()}
-        self._measured: dict[str, list[float]] = {}
+        self._measured: dict[str, float] = {}
         for model in catalogue.study.models:
-            for item in catalogue.items(model):
-                if (spent := taken.get(catalogue.key(item))) is not None and (passes := self._passes(item)) > 0:
-                    self._measured.setdefault(model, []).append(spent / passes)
+            done = [item for item in catalogue.items(model) if catalogue.key(item) in taken and self._passes(item)]
+            if done:
+                spent = sum(taken[catalogue.key(item)] for item in done)
+                self._measured[model] = spent / sum(map(self._passes, done))
 
     def of(self, item: Item) -> float:
         tokens = self._passes(item)
         if item.model in self._measured:
-            return tokens * median(self._measured[item.model])
-        return tokens * 2 * _parameters_in(item.model) / _operations_per_second() if tokens else 0.0
+            return tokens * self._measured[item.model]
+        if not tokens:
+            return 0.0
+        speed = EFFICIENCY * _operations_per_second(self.catalogue.study.dtype)
+        return tokens * 2 * _parameters_in(item.model) / speed
 
     def _passes(self, item: Item) -> float:
         """Tokens that go through the model, as many times as they do."""
         study = self.catalogue.study
         if isinstance(item, Selection):
-            if item.task is None or item.source == "random-like-own":
+            if item.task is None or item.source in OF_OWN:
                 return 0.0
             train = self._tokens(study.task_at(item.task, item.n_train), "train")
             if item.method is None:
                 return train * PASSES[item.source]
             method: Any = self.catalogue.selector(item)
-            return train * 3 * getattr(method, "offset_epochs" if item.source == "bias" else "scale_epochs", 1 / 3)
+            epochs = getattr(method, "offset_epochs" if item.source == "bias" else "scale_epochs", None)
+            return train * (1 if epochs is None else TRAINING_PASSES * epochs)
         task = study.task_at(item.task, item.n_train)
         judged = self._tokens(task, study.split)
         if item.method is None:
@@ -158,7 +165,7 @@ class _Seconds:
 
 def _passes_of_training(method: Any) -> float:
     epochs = getattr(method, "offset_epochs", getattr(method, "epochs", None))
-    return 1.0 if epochs is None else 3.0 * epochs
+    return 1.0 if epochs is None else float(TRAINING_PASSES * epochs)
 
 
 def _tokens(task: Task, split: Any) -> float:
@@ -182,15 +189,17 @@ def _parameters_in(model: str) -> float:
 
 
 @cache
-def _operations_per_second() -> float:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    matrix = torch.ones(1024, 1024, device=device)
+def _operations_per_second(dtype: str) -> float:
+    """In products of large matrices; of a CPU by its own time, which others' work does not take from."""
+    is_cpu = not torch.cuda.is_available()
+    matrix = torch.ones(1024, 1024, dtype=getattr(torch, dtype), device="cpu" if is_cpu else "cuda")
+    clock = time.process_time if is_cpu else time.perf_counter
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = clock()
         (matrix @ matrix)[0, 0].item()  # waits for the device
-        times.append(time.perf_counter() - start)
-    return EFFICIENCY * 2 * 1024**3 / min(times)
+        times.append(clock() - start)
+    return 2 * 1024**3 / min(times) * (torch.get_num_threads() if is_cpu else 1)
 
 
 def _bytes_of_a_run(store: RunStore) -> float:

@@ -176,6 +176,8 @@ class Worker:
             return random_scores(model, seed=seed)
         if selection.source == "random-per-layer":
             return spread_over_layers(random_scores(model, seed=seed))
+        if selection.source == "own-per-layer":
+            return spread_over_layers(self._stored_scores(own_of(selection), catalogue))
         if selection.source == "random-like-own":
             like = self._stored_scores(own_of(selection), catalogue).top(selection.k or 1)
             return random_scores(model, seed=seed, like=like)

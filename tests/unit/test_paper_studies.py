@@ -33,10 +33,12 @@ PAPER = {path.stem: path for name, path in FILES.items() if name.startswith("pap
 
 #: Cells, and head scores that they start from, of the small studies with three seeds.
 SMALL = {
-    # At 3 % six tasks on own heads, five others', ITI's, random ones; at 10 % four tasks on own heads and random ones.
-    "transfer/study.toml": (6 + (6 * 8 + 4 * 2) * 3, 6 * 2 * 3 + 3),
-    # Three tasks on own heads, two others', ITI's, and random ones of two kinds.
-    "transfer-gemma/study.toml": (3 + 3 * 6 * 3, 3 * 2 * 3 + 2 * 3),
+    # At 3 % six tasks on own heads, five others', ITI's, and random ones of two kinds; at 10 % four on own and random ones.
+    "transfer/study.toml": (6 + (6 * 9 + 4 * 2) * 3, 6 * 2 * 3 + 2 * 3),
+    # Three tasks on own heads, two others', ITI's, random ones of three kinds, and of two gradients, which know no seed.
+    "transfer-gemma/study.toml": (3 + 3 * 9 * 3, 3 * 3 * 3 + 2 * 3 + 3 * 2),
+    # Six tasks on own heads, five others', ITI's, random ones of three kinds, and greedy ones; three of them on five more.
+    "choosers/study.toml": (6 + (6 * 11 + 3 * 5) * 3, (6 * 3 + 2) * 3 + 6 + 3 * 4 * 3 + 3),
 }
 #: The same of the paper's. TruthfulQA's two folds, MQuAKE and CLUTRR are four tasks; fits have two seeds.
 PLANNED = {

@@ -254,6 +254,7 @@ def test_every_source_gives_the_heads_that_its_function_gives(tmp_path, llama):
     select = ll.selection
     expected = {
         "own": own,
+        "own-per-layer": ll.selection.spread_over_layers(own),
         "counter": QUICK.select(llama, counter, seed=3),
         "iti": ITI().select(llama, kinship, seed=3),
         "random": select.random_scores(llama, seed=3),

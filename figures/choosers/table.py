@@ -1,0 +1,120 @@
+"""Which ways to choose heads are worth it: what has come out of `study.toml` here and of `figures/transfer-gemma/study.toml`.
+
+What a way is worth shows in its runs, all of which are judged by the same test examples. Each model and task is a stratum, with
+the way's runs (one for each seed; for other tasks' heads, for each of them too) and those of heads drawn blindly (uniformly,
+and as many per layer); the statistic is the mean over strata of the difference in means, and the test permutes runs within strata
+(20,000 draws, one-sided: better than blind). Over ways p goes through Benjamini and Hochberg. Random heads in the layers of a
+task's own are a way themselves: they know its layers, and not its heads.
+
+    python -m figures.choosers.table STORE      # written to table.* and summary.* beside this file
+"""
+
+import sys
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pandas as pd
+
+import lofit_lens as ll
+from figures.studies import write_table
+from lofit_lens.comparison import false_discovery_rates
+
+FIGURES = Path(__file__).parents[1]
+FILES = ("choosers", "transfer-gemma")
+#: What knows nothing of the task.
+BLIND = ("random", "random-per-layer")
+#: Of the permutation test.
+DRAWS = 20_000
+
+
+def cells(store: ll.RunStore) -> pd.DataFrame:
+    """A row for each run: `model`, `task`, `way`, `value`, and the share of its heads that are the task's own."""
+    rows = []
+    for name in FILES:
+        study = ll.Study.from_file(FIGURES / name / "study.toml")
+        runs = {cell: run for cell, run in ll.study.runs(study, store).items() if cell.method is not None}
+        own = {(cell.model, cell.task, cell.seed): heads_of(run) for cell, run in runs.items() if way_of(cell) == "own"}
+        for cell, run in runs.items():
+            shared = own.get((cell.model, cell.task, cell.seed), set()) & heads_of(run)
+            of_run = {"metric": run.evaluation.metric, "n": run.evaluation.n, "value": run.evaluation.value}
+            rows.append({**cell.labels, "way": way_of(cell), **of_run, "shared": len(shared) / len(heads_of(run))})
+    return pd.DataFrame(rows)
+
+
+def way_of(cell: ll.study.Cell) -> str:
+    if cell.method != "lofit":
+        return str(cell.method)
+    return str(cell.heads) if cell.heads in ll.study.HEAD_SOURCES else "another task's"
+
+
+def heads_of(run: ll.runs.Run) -> set[ll.Head]:
+    assert run.fit is not None
+    assert isinstance(run.fit.intervention, ll.HeadIntervention)
+    return set(run.fit.intervention.heads)
+
+
+def table(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each model, task and way."""
+    rows = []
+    for (model, task, way), own in runs.groupby(["model", "task", "way"], sort=False):
+        values = own["value"].tolist()
+        rows.append(
+            {
+                "model": model,
+                "task": task,
+                "heads chosen by": way,
+                "metric": own["metric"].iloc[0],
+                "n": own["n"].iloc[0],
+                "runs": len(values),
+                "mean": round(fmean(values), 3),
+                "from": round(min(values), 3),
+                "to": round(max(values), 3),
+                "shared with own": round(own["shared"].mean(), 2),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def summary(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each way: how much better than blind heads, over all models and tasks where both have come out."""
+    rows = []
+    for way in dict.fromkeys(runs["way"]):
+        if way not in BLIND and (strata := _strata(runs, way)):
+            rows.append({"heads chosen by": way, "strata": len(strata), **against_blind(strata)})
+    for row, q in zip(rows, false_discovery_rates([row["p"] for row in rows]) if rows else (), strict=True):
+        row["q"] = round(float(q), 4)
+    return pd.DataFrame(rows)
+
+
+def _strata(runs: pd.DataFrame, way: str) -> list[tuple[list[float], list[float]]]:
+    found = []
+    for _, of_place in runs.groupby(["model", "task"], sort=False):
+        ours, blind = of_place[of_place["way"] == way], of_place[of_place["way"].isin(BLIND)]
+        if len(ours) and set(blind["way"]) == set(BLIND):
+            found.append((ours["value"].tolist(), blind["value"].tolist()))
+    return found
+
+
+def against_blind(strata: list[tuple[list[float], list[float]]]) -> dict[str, float]:
+    """Mean difference over strata, and the one-sided p of a permutation test within them."""
+    generator = np.random.default_rng(0)
+    observed, drawn = 0.0, np.zeros(DRAWS)
+    for ours, blind in strata:
+        runs, k = np.array([*ours, *blind]), len(ours)
+        observed += (runs[:k].mean() - runs[k:].mean()) / len(strata)
+        shuffled = generator.permuted(np.tile(runs, (DRAWS, 1)), axis=1)
+        drawn += (shuffled[:, :k].mean(1) - shuffled[:, k:].mean(1)) / len(strata)
+    # The small amount is for sums that differ by rounding only.
+    p = (1 + (drawn >= observed - 1e-12).sum()) / (1 + DRAWS)
+    return {"more than blind by": round(observed, 4), "p": round(float(p), 4)}
+
+
+def main() -> None:
+    runs = cells(ll.RunStore(sys.argv[1]))
+    write_table(table(runs), Path(__file__).parent, "table")
+    write_table(summary(runs), Path(__file__).parent, "summary")
+
+
+if __name__ == "__main__":
+    main()
