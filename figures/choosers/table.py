@@ -1,10 +1,10 @@
 """Which ways to choose heads are worth it: what has come out of `study.toml` here and of `figures/transfer-gemma/study.toml`.
 
-What a way is worth shows in its runs, all of which are judged by the same test examples. Each model and task is a stratum, with
-the way's runs (one for each seed; for other tasks' heads, for each of them too) and those of heads drawn blindly (uniformly,
-and as many per layer); the statistic is the mean over strata of the difference in means, and the test permutes runs within
-strata (20,000 draws, one-sided: better than blind). Over ways p goes through Benjamini and Hochberg. Random heads in the layers of a
-task's own are a way themselves: they know its layers, and not its heads.
+What a way is worth shows in its runs, all of which are judged by the same test examples. Each model and task is a stratum,
+with the way's runs (one for each seed; for other tasks' heads, for each of them too) and those of heads drawn blindly
+(uniformly, and as many per layer); the statistic is the mean over strata of the difference in means, and the test permutes
+runs within strata (20,000 draws, one-sided: better than blind). Over ways p goes through Benjamini and Hochberg. Random heads
+in the layers of a task's own are a way themselves: they know its layers, and not its heads.
 
     python -m figures.choosers.table STORE      # written to table.* and summary.* beside this file
 """
