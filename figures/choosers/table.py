@@ -10,6 +10,7 @@ in the layers of a task's own are a way themselves: they know its layers, and no
 """
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 
@@ -28,11 +29,10 @@ BLIND = ("random", "random-per-layer")
 DRAWS = 20_000
 
 
-def cells(store: ll.RunStore) -> pd.DataFrame:
+def cells(studies: Iterable[ll.Study], store: ll.RunStore) -> pd.DataFrame:
     """A row for each run: `model`, `task`, `way`, `value`, and the share of its heads that are the task's own."""
     rows = []
-    for name in FILES:
-        study = ll.Study.from_file(FIGURES / name / "study.toml")
+    for study in studies:
         runs = {cell: run for cell, run in ll.study.runs(study, store).items() if cell.method is not None}
         own = {(cell.model, cell.task, cell.seed): heads_of(run) for cell, run in runs.items() if way_of(cell) == "own"}
         for cell, run in runs.items():
@@ -83,8 +83,8 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         if way not in BLIND and (strata := _strata(runs, way)):
             rows.append({"heads chosen by": way, "strata": len(strata), **against_blind(strata)})
     for row, q in zip(rows, false_discovery_rates([row["p"] for row in rows]) if rows else (), strict=True):
-        row["q"] = round(float(q), 4)
-    return pd.DataFrame(rows)
+        row["q"] = float(q)
+    return pd.DataFrame(rows).round(4)
 
 
 def _strata(runs: pd.DataFrame, way: str) -> list[tuple[list[float], list[float]]]:
@@ -107,11 +107,12 @@ def against_blind(strata: list[tuple[list[float], list[float]]]) -> dict[str, fl
         drawn += (shuffled[:, :k].mean(1) - shuffled[:, k:].mean(1)) / len(strata)
     # The small amount is for sums that differ by rounding only.
     p = (1 + (drawn >= observed - 1e-12).sum()) / (1 + DRAWS)
-    return {"more than blind by": round(observed, 4), "p": round(float(p), 4)}
+    return {"more than blind by": float(observed), "p": float(p)}
 
 
 def main() -> None:
-    runs = cells(ll.RunStore(sys.argv[1]))
+    studies = [ll.Study.from_file(FIGURES / name / "study.toml") for name in FILES]
+    runs = cells(studies, ll.RunStore(sys.argv[1]))
     write_table(table(runs), Path(__file__).parent, "table")
     write_table(summary(runs), Path(__file__).parent, "summary")
 

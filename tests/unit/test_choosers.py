@@ -1,0 +1,54 @@
+"""The table of ways to choose heads, on a small study: what it counts, and that its test finds what is there only."""
+
+import numpy as np
+import pytest
+
+import lofit_lens as ll
+from figures.choosers import table as choosers
+from lofit_lens.tasks import Kinship, Truth
+
+SIZES = {"n_train": 8, "n_val": 2, "n_test": 6}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    study = ll.Study(
+        name="ways",
+        models=["tiny-llama"],
+        tasks={"kinship": Kinship(**SIZES), "truth": Truth(**SIZES)},
+        methods={"lofit": {"scale_epochs": 1, "offset_epochs": 1}},
+        heads=["own", "others", "random", "random-per-layer"],
+        k=[2],
+        seeds=[0, 1],
+    )
+    store = ll.RunStore(tmp_path_factory.mktemp("store"))
+    ll.run_study(study, store)
+    return choosers.cells([study], store)
+
+
+def test_a_row_for_each_task_and_way(runs):
+    table = choosers.table(runs)
+    assert len(table) == 2 * 4
+    assert set(table["heads chosen by"]) == {"own", "another task's", "random", "random-per-layer"}
+    assert set(table["runs"]) == {2}
+    own = table[table["heads chosen by"] == "own"]
+    assert own["shared with own"].tolist() == [1.0, 1.0]
+
+
+def test_a_row_for_each_way_that_is_not_blind(runs):
+    summary = choosers.summary(runs)
+    assert summary["heads chosen by"].tolist() == ["own", "another task's"]
+    assert summary["strata"].tolist() == [2, 2]
+    assert summary["p"].between(0, 1).all()
+    assert (summary["q"] >= summary["p"]).all()
+
+
+def test_what_is_better_everywhere_is_found_and_what_is_not_is_not():
+    better = [([0.9, 0.8, 0.85], [0.1, 0.2, 0.15, 0.3, 0.2, 0.1])] * 3
+    # In one stratum 1 of 84 ways to draw three of nine is as good; in three of them 1 of 84 ** 3.
+    assert choosers.against_blind(better)["p"] == pytest.approx(1 / 20_001)
+    assert choosers.against_blind(better)["more than blind by"] == pytest.approx(0.85 - 0.175)
+    rng = np.random.default_rng(0)
+    drawn = [[(rng.random(3).tolist(), rng.random(6).tolist()) for _ in range(3)] for _ in range(60)]
+    found = sum(choosers.against_blind(strata)["p"] < 0.05 for strata in drawn)
+    assert found <= 8, "5 % of 60 are 3; more than 8 come up once in 300 times"
