@@ -1,9 +1,10 @@
 """`lofit-lens study`: plan, run, watch and tabulate a grid of runs."""
 
 import math
+import shlex
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
@@ -23,6 +24,11 @@ FileArgument = Annotated[Path, typer.Argument(help="The study: a TOML file.")]
 StoreOption = Annotated[Path | None, typer.Option(help="Folder for the runs (default: runs/NAME of the study).")]
 EXECUTORS = ("local", "ray")
 TABLE_FORMATS = (".csv", ".parquet", ".md")
+#: What these options are where nobody has said them, and why they are refused.
+_ONLY_WITH_RAY = {"address": None, "gpus": 0, "memory_gb": None}, "for --executor ray; add that, or leave it out"
+_ONLY_WITHOUT_RAY = {"device": None, "n_devices": 1}, "not for --executor ray, which has --gpus; leave it out"
+#: Kinds of work, as many are called.
+_KINDS = {"cell": "cells", "head scores": "head scores"}
 
 
 def _study(file: Path, store: Path | None) -> tuple[Study, RunStore]:
@@ -51,6 +57,7 @@ def run(
     study, runs = _study(file, store)
     if executor not in EXECUTORS:
         raise ValueError(f"--executor {executor!r}; wanted one of {', '.join(EXECUTORS)}")
+    _refuse_options_of_another(executor, address=address, gpus=gpus, memory_gb=memory_gb, device=device, n_devices=n_devices)
     service = checked_service(track)
     if dry_run:
         _print_plan(study, runs)
@@ -59,7 +66,10 @@ def run(
     licences = accept_license or ()
     try:
         if executor == "ray":
-            from lofit_lens.cluster import run_on_ray
+            try:
+                from lofit_lens.cluster import run_on_ray
+            except ModuleNotFoundError as error:
+                raise ImportError(f"{error}; Ray comes with an extra: pip install 'lofit-lens[cluster]'") from error
 
             resources = {"cpus": cpus, "gpus": gpus, "memory_gb": memory_gb}
             run_on_ray(study, runs, address=address, track=service, accept_license=licences, **resources)
@@ -68,16 +78,24 @@ def run(
     except KeyboardInterrupt:
         console.print("\nstopped; what is finished is kept, start the same command again to go on")
         raise typer.Exit(130) from None
-    _print_status(study, runs, file)
+    _print_status(study, runs, file, store)
     if "failed" in study_status(study, runs)["state"].tolist():
         raise typer.Exit(1)
+
+
+def _refuse_options_of_another(executor: str, **options: Any) -> None:
+    """An option that would do nothing is a mistake, such as an address without --executor ray."""
+    theirs, why = _ONLY_WITHOUT_RAY if executor == "ray" else _ONLY_WITH_RAY
+    for name, unsaid in theirs.items():
+        if options[name] != unsaid:
+            raise ValueError(f"--{name.replace('_', '-')} {options[name]} is {why}")
 
 
 @app.command()
 def status(file: FileArgument, store: StoreOption = None) -> None:
     """Say what is done, running, failed and to do, and where the time went."""
     study, runs = _study(file, store)
-    _print_status(study, runs, file)
+    _print_status(study, runs, file, store)
 
 
 @app.command()
@@ -109,7 +127,10 @@ def retry(file: FileArgument, store: StoreOption = None) -> None:
     forgotten = retry_study(study, runs)
     for name in forgotten:
         console.print(name, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{len(forgotten)} will be tried again by: lofit-lens study run {file}", highlight=False, soft_wrap=True)
+    if not forgotten:
+        console.print("nothing has failed")
+        return
+    console.print(f"{len(forgotten)} will be tried again by: {_command('run', file, store)}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -151,17 +172,23 @@ def _print_plan(study: Study, runs: RunStore) -> None:
     )
 
 
-def _print_status(study: Study, runs: RunStore, file: Path) -> None:
+def _command(name: str, file: Path, store: Path | None) -> str:
+    """As the user has to type it, with the store that was named."""
+    return shlex.join(["lofit-lens", "study", name, str(file), *([] if store is None else ["--store", str(store)])])
+
+
+def _print_status(study: Study, runs: RunStore, file: Path, store: Path | None) -> None:
     states = study_status(study, runs)
-    counts = ", ".join(
-        f"{n} {kind}: {state}" for (kind, state), n in Counter(zip(states["kind"], states["state"], strict=True)).items()
-    )
-    console.print(f"{study.name}: {counts}", highlight=False, soft_wrap=True)
+    counts: dict[str, list[str]] = {"cell": [], "head scores": []}
+    for (kind, state), n in Counter(zip(states["kind"], states["state"], strict=True)).items():
+        counts[kind].append(f"{n} {state}")
+    said = [f"{_KINDS[kind]}: {', '.join(found)}" for kind, found in counts.items() if found]
+    console.print(f"{study.name}: {'; '.join(said)}", markup=False, highlight=False, soft_wrap=True)
     failed = [row for row in states.to_dict("records") if row["state"] == "failed"]
     for row in failed:
         console.print(f"failed: {row['item']}: {row['error']}", markup=False, highlight=False, soft_wrap=True)
     if failed:
-        console.print(f"to try them again: lofit-lens study retry {file}", highlight=False, soft_wrap=True)
+        console.print(f"to try them again: {_command('retry', file, store)}", highlight=False, soft_wrap=True)
     times = time_table(study, runs)
     if len(times) > 1:
         shown = Table("part", "times", "seconds", "of unavoidable", title="Time", box=SIMPLE_HEAD)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 
 import pandas as pd
 import pytest
@@ -51,7 +52,7 @@ def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(done, tmp_path):
 
 def test_a_run_says_what_is_done_and_where_the_time_went(done):
     _, store, said = done
-    assert "mine: 3 cell: done, 2 head scores: done" in said
+    assert "mine: cells: 3 done; head scores: 2 done" in said
     assert re.search(r"together +5 +\d+ +\d\.\d\d", said)
     assert len(RunStore(store).folders()) == 3
 
@@ -64,7 +65,7 @@ def test_status_says_the_same(done):
 def test_the_store_is_below_runs_by_the_studys_name(done, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(done[1], tmp_path / "runs" / "mine")
-    assert "3 cell: done" in study("status", done[0])
+    assert "cells: 3 done" in study("status", done[0])
 
 
 def test_tables_are_printed_and_written(done, tmp_path):
@@ -89,10 +90,14 @@ def test_what_failed_is_said_and_tried_again(done, tmp_path):
     shutil.rmtree(lost)
     store.mark_failed(key, {"error": "MemoryError", "message": "no room [for it]"})
     said = study("run", file, "--store", store.root, code=1)
-    assert "1 cell: failed" in said
+    assert "cells: 2 done, 1 failed" in said
     assert f"failed: {lost.name[:-17]}: MemoryError: no room [for it]" in said
-    assert "1 will be tried again" in study("retry", file, "--store", store.root)
-    assert "3 cell: done" in study("run", file, "--store", store.root)
+    assert f"lofit-lens study retry {file} --store {store.root}" in said
+    assert f"1 will be tried again by: lofit-lens study run {file} --store {store.root}" in study(
+        "retry", file, "--store", store.root
+    )
+    assert "nothing has failed" in study("retry", file, "--store", store.root)
+    assert "cells: 3 done" in study("run", file, "--store", store.root)
 
 
 def test_what_can_go_is_listed_and_removed_when_asked_to(done, tmp_path):
@@ -112,6 +117,9 @@ def test_what_can_go_is_listed_and_removed_when_asked_to(done, tmp_path):
     ("words", "message"),
     [
         (["--executor", "slurm"], "--executor 'slurm'; wanted one of local, ray"),
+        (["--address", "auto"], "--address auto is for --executor ray; add that, or leave it out"),
+        (["--gpus", "1"], r"--gpus 1\.0 is for --executor ray; add that"),
+        (["--executor", "ray", "--device", "cuda"], "--device cuda is not for --executor ray, which has --gpus; leave it out"),
         (["--track", "mlflow"], "got the tracking service 'mlflow', wanted one of wandb, trackio"),
     ],
 )
@@ -121,6 +129,21 @@ def test_what_cannot_be_asked_for_is_refused(done, tmp_path, words, message):
             cli.app, ["study", "run", str(done[0]), "--store", str(tmp_path / "s"), *words], catch_exceptions=False
         )
     assert not (tmp_path / "s").exists()
+
+
+def test_a_service_or_ray_that_is_not_installed_is_one_message(done, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "lofit_lens.cluster", raising=False)
+    command = ["lofit-lens", "study", "run", str(done[0]), "--store", str(tmp_path / "s")]
+    for words, message in {
+        ("--track", "wandb"): "error: wandb is not installed: pip install wandb",
+        ("--executor", "ray"): "Ray comes with an extra: pip install 'lofit-lens[cluster]'",
+    }.items():
+        monkeypatch.setattr(sys, "argv", [*command, *words])
+        with pytest.raises(SystemExit):
+            cli.main()
+        assert message in capsys.readouterr().err
 
 
 def test_durations_are_for_people():
