@@ -111,7 +111,8 @@ class Worker:
                 return False
             if state_of(item, catalogue, self.store) != "to do":  # somebody was faster
                 return True
-            started = time.monotonic()
+            # The model may have been loaded before, for its fingerprint.
+            started = time.monotonic() - sum(self._seconds.values())
             model = self.model(item.model)
             folder = self.store.work_folder(key)
             try:

@@ -308,6 +308,7 @@ def test_only_what_is_missing_is_done(done, tmp_path):
 def test_the_time_table_adds_up(done):
     study, store = done
     times = time_table(study, store).set_index("part")
+    assert (times["seconds"] >= -0.01).all(), "the model is loaded before the first item, and belongs to it all the same"
     assert times.loc["together", "seconds"] == pytest.approx(sum(entry["total"] for entry in store.journal()))
     assert times.loc[["scores", "fit", "choose", "evaluate"], "of unavoidable"].sum() == pytest.approx(1)
     assert (times["seconds"] >= 0).all()
