@@ -98,7 +98,7 @@ def test_a_file_and_python_make_the_same_study(tmp_path):
     [
         ("models", "modles", r"modles = \['tiny-llama'\]: unknown key; wanted some of name, models, tasks"),
         ('["tiny-llama"]', '"tiny-llama"', "models = 'tiny-llama': Input should be a list"),
-        ('"iti"', '"itti"', "heads has 'itti'; wanted some of own, others, iti, random, .*, or a task of the study"),
+        ('"iti"', '"itti"', "heads has 'itti'; wanted some of own, .*, layer-probes, or a task of the study"),
         ("seeds = [0, 1]", "seeds = []", r"seeds = \[\]: List should have at least 1 item"),
         ("seeds = [0, 1]", "seeds = [0, 0]", r"seeds = \[0, 0\] has a value twice"),
         ("k = [2, 0.5]", "k = [2, 1.5]", "k.1 = 1.5: Input should be less than or equal to 1"),
