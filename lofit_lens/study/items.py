@@ -8,6 +8,7 @@ from typing import Any
 from lofit_lens.methods import ITI, LoFiT
 from lofit_lens.runs import key_of, name_of
 from lofit_lens.study.grid import HEAD_SOURCES, Cell, Study
+from lofit_lens.tasks import Task
 
 #: Sources that ask nothing of a task, of a seed, and those that want to know how many heads will be taken.
 TASKLESS = ("random", "random-per-layer")
@@ -169,7 +170,13 @@ class Catalogue:
         task = self.study.task_at(name, n_train)
         # A few-shot prompt and a choice by validation read other splits than the one that is judged.
         splits = ("train", "val", self.study.split)
-        return {"task": task.name, "settings": task.settings(), "data": task.digest(dict.fromkeys(splits))}
+        return {**_judged_by(task), "data": task.digest(dict.fromkeys(splits))}
+
+
+def _judged_by(task: Task) -> dict[str, Any]:
+    """What a task is apart from its examples; settings, as those of `Records`, need not say what trains on it and judges."""
+    how = {"loss": task.loss, "metric": task.metric, "stop": list(task.stop), "max_new_tokens": task.max_new_tokens}
+    return {"task": task.name, "settings": task.settings(), **how}
 
 
 def _method(method: Any) -> dict[str, Any]:

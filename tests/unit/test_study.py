@@ -226,6 +226,16 @@ def test_a_tasks_examples_are_in_the_key_whatever_its_settings_say(tmp_path):
     assert key("a") == key("a") != key("b")
 
 
+@pytest.mark.parametrize("change", [{"loss": "dpo"}, {"metric": "mc1"}, {"stop": (".",)}])
+def test_what_trains_on_a_task_and_judges_it_is_in_the_key(change):
+    def key(**settings):
+        data = dict.fromkeys(("train", "val", "test"), [{"q": "q", "a": "a", "w": "w"}])
+        task = ll.tasks.Records(data, prompt="{q}", answer="{a}", rejected="{w}", **settings)
+        return Catalogue(small(tasks={"mine": task}), {"tiny-llama": "f"}).key(Cell("tiny-llama", "mine"))
+
+    assert key(**change) != key()
+
+
 # What comes out
 
 
