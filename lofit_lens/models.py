@@ -159,8 +159,22 @@ def fingerprint(model: LensModel) -> str:
     digest = hashlib.sha256(repr((info.n_layers, info.n_heads, info.d_head, info.d_model)).encode())
     for layer in info.attention_layers:
         attention = model.blocks[layer].attn
-        for weights in (attention.W_Q.detach().flatten(), attention.W_O.detach().flatten()):
-            step = max(1, weights.numel() // FINGERPRINT_SAMPLES)
-            samples = weights[::step][:FINGERPRINT_SAMPLES].to(torch.bfloat16).view(torch.int16).cpu()
-            digest.update(samples.numpy().tobytes())
+        for weights in (attention.W_Q, attention.W_O):
+            digest.update(_samples(weights))
     return digest.hexdigest()[:16]
+
+
+def fingerprint_of_all(model: LensModel) -> str:
+    """`fingerprint`, and samples of all other weights: models that differ in their MLPs alone, as edited facts do, are told
+    apart. A HookedTransformer, which holds its weights in another form, has another one than a TransformerBridge.
+    """
+    digest = hashlib.sha256(fingerprint(model).encode())
+    for weights in lens.weights(model):
+        digest.update(_samples(weights))
+    return digest.hexdigest()[:16]
+
+
+def _samples(weights: torch.Tensor) -> bytes:
+    flat = weights.detach().flatten()
+    step = max(1, flat.numel() // FINGERPRINT_SAMPLES)
+    return flat[::step][:FINGERPRINT_SAMPLES].to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes()

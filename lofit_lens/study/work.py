@@ -22,7 +22,7 @@ from lofit_lens.frozen import residuals_shared
 from lofit_lens.heads import HeadScores
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import ITI, Fit
-from lofit_lens.models import fingerprint, load_model
+from lofit_lens.models import fingerprint_of_all, load_model
 from lofit_lens.runs import Run, environment_of
 from lofit_lens.selection import (
     gradient_scores,
@@ -83,7 +83,7 @@ class Worker:
                 model = load_model(
                     name, dtype=dtype, device=self.device, n_devices=self.n_devices, accept_license=self.accept_license
                 )
-            self._refuse_another(name, fingerprint(model))
+            self._refuse_another(name, fingerprint_of_all(model))
             self._loaded = name, model
         return self._loaded[1]
 

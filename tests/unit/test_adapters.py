@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from lofit_lens import HeadIntervention, attached, load_model, methods, tiny_model
 from lofit_lens.adapters import CARD_FILE, CONFIG_FILE, REQUIRED, VECTORS_FILE, read_adapter
 from lofit_lens.heads import Head
-from lofit_lens.models import fingerprint
+from lofit_lens.models import fingerprint, fingerprint_of_all
 from lofit_lens.tasks.base import Example
 
 HEADS = (Head(2, 3), Head(0, 1))
@@ -218,6 +218,15 @@ def test_the_fingerprint_is_of_the_weights_whatever_their_dtype(llama, other_lla
     in_bfloat16 = load_model("tiny-llama", dtype=torch.bfloat16)
     assert fingerprint(in_bfloat16) == fingerprint(llama) == fingerprint(tiny_model("llama"))
     assert fingerprint(other_llama) != fingerprint(llama)
+
+
+def test_an_edited_mlp_is_another_fingerprint_of_all_weights():
+    edited = tiny_model("llama")
+    before = fingerprint_of_all(edited)
+    assert before == fingerprint_of_all(tiny_model("llama", dtype=torch.bfloat16))
+    with torch.no_grad():
+        next(weight for name, weight in edited.named_parameters() if "mlp" in name).mul_(1.1)
+    assert fingerprint_of_all(edited) != before
 
 
 def test_one_layer_tuned_a_little_is_another_fingerprint():
