@@ -210,6 +210,12 @@ def _remove_stale(path: Path) -> None:
             _remove(entry)
 
 
+def is_litter(path: Path) -> bool:
+    """Whether this is a draft that a process of this host, which is no more, has left; others may still be written to."""
+    match = re.fullmatch(rf"\..*\.{re.escape(platform.node())}\.(\d+)\.[0-9a-f]{{8}}\.tmp", path.name)
+    return match is not None and not is_alive(int(match[1]))
+
+
 def _remove(entry: Path) -> None:
     # What cannot be removed now is litter that the next writer removes.
     if entry.is_dir():

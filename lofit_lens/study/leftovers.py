@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lofit_lens.files import is_litter
 from lofit_lens.store import RunStore
 from lofit_lens.study.grid import Study
 from lofit_lens.study.items import Catalogue
@@ -34,7 +35,8 @@ class Leftover:
 
 
 def leftovers(study: Study, store: RunStore, *, of_others: bool = False) -> list[Leftover]:
-    """What can go: half-done work and leases of what is done, drafts of killed processes; once all is done, activations too.
+    """What can go: half-done work, leases and failures of what is done, drafts of killed processes of this host; activations
+    too, once all is done and nobody works at anything in the store.
 
     Args:
         study: the grid.
@@ -44,20 +46,21 @@ def leftovers(study: Study, store: RunStore, *, of_others: bool = False) -> list
     catalogue = Catalogue(study, store.fingerprints())
     items = [item for model in study.models if model in catalogue.fingerprints for item in catalogue.items(model)]
     states = {catalogue.key(item): state_of(item, catalogue, store) for item in items}
-    is_complete = set(states.values()) == {"done"}
+    is_at_rest = not any(store.is_leased(path.stem) for path in store.root.glob("leases/[!.]*.json"))
     found: list[tuple[Path, str]] = list(_half_done(store, states, of_others=of_others))
-    if is_complete:
+    if is_at_rest and set(states.values()) == {"done"}:
         folders = (store.activations_folder, store.residuals_folder)
-        found += [(path, "finished") for folder in folders for path in folder.glob("*")]
+        found += [(path, "finished") for folder in folders for path in folder.glob("[!.]*")]
     if of_others:
-        stored = [*store.root.glob("runs/[!.]*"), *store.root.glob("scores/[!.]*"), *store.root.glob("failures/[!.]*")]
+        stored = [*store.root.glob("runs/[!.]*"), *store.root.glob("scores/[!.]*")]
         found += [(path, "not of this study") for path in stored if path.name.removesuffix(".json")[-16:] not in states]
-    found += [(path, "left by a killed process") for path in store.root.glob("*/.*.tmp")]
+    found += [(path, "left by a killed process") for path in store.root.glob("*/.*.tmp") if is_litter(path)]
     return [Leftover(path, why, _size(path)) for path, why in found]
 
 
 def _half_done(store: RunStore, states: dict[str, str], *, of_others: bool) -> Iterator[tuple[Path, str]]:
-    for path in sorted([*store.root.glob("work/*"), *store.root.glob("leases/[!.]*.json")]):
+    kinds = ("work/*", "leases/[!.]*.json", "failures/[!.]*.json")
+    for path in sorted(path for kind in kinds for path in store.root.glob(kind)):
         key = path.stem
         if store.is_leased(key):
             continue

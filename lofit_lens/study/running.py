@@ -9,7 +9,7 @@ from lofit_lens.study.grid import Study
 from lofit_lens.study.items import Catalogue
 from lofit_lens.study.local import run_here
 from lofit_lens.study.table import study_table
-from lofit_lens.study.work import Worker
+from lofit_lens.study.work import Worker, state_of
 from lofit_lens.tracking import Service
 
 
@@ -54,7 +54,7 @@ def retry_study(study: Study, store: RunStore) -> list[str]:
     for model in study.models:
         if model in catalogue.fingerprints:
             for item in catalogue.items(model):
-                if store.failure(catalogue.key(item)) is not None:
+                if state_of(item, catalogue, store) == "failed":
                     store.forget_failure(catalogue.key(item))
                     forgotten.append(item.name)
     return forgotten

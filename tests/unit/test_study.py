@@ -1,7 +1,11 @@
 """Studies: what a file says, which cells it makes, what they share, and that they come out as the functions would give them."""
 
 import json
+import os
+import platform
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -229,7 +233,7 @@ def test_a_tasks_examples_are_in_the_key_whatever_its_settings_say(tmp_path):
 @pytest.mark.parametrize("change", [{"loss": "dpo"}, {"metric": "mc1"}, {"stop": (".",)}])
 def test_what_trains_on_a_task_and_judges_it_is_in_the_key(change):
     def key(**settings):
-        data = dict.fromkeys(("train", "val", "test"), [{"q": "q", "a": "a", "w": "w"}])
+        data = {split: [{"q": "q", "a": "a", "w": "w"}] for split in ("train", "val", "test")}
         task = ll.tasks.Records(data, prompt="{q}", answer="{a}", rejected="{w}", **settings)
         return Catalogue(small(tasks={"mine": task}), {"tiny-llama": "f"}).key(Cell("tiny-llama", "mine"))
 
@@ -459,10 +463,20 @@ def test_leftovers_are_what_nobody_needs(done, tmp_path):
     copy = RunStore(shutil.copytree(store.root, tmp_path / "copy"))
     key = copy.folders()[0].name[-16:]
     (copy.work_folder(key) / "fit").mkdir(parents=True)
-    (copy.root / "runs" / ".draft.host.1.abcdef01.tmp").mkdir()
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    for pid in (child.pid, os.getpid()):
+        (copy.root / "runs" / f".draft.{platform.node()}.{pid}.abcdef01.tmp").mkdir()
+    copy.mark_failed(key, {"error": "WorkerCrashedError", "message": "somebody else has done it since"})
+    assert retry_study(study, copy) == []
     found = {leftover.path.relative_to(copy.root).parts[0]: leftover.why for leftover in studies.leftovers(study, copy)}
     gone = {"work": "finished", "activations": "finished", "residuals": "finished"}
-    assert found == {**gone, "runs": "left by a killed process"}
+    assert found == {**gone, "failures": "finished", "runs": "left by a killed process"}
+    drafts = [leftover.path for leftover in studies.leftovers(study, copy) if leftover.path.suffix == ".tmp"]
+    assert [str(child.pid) in path.name for path in drafts] == [True], "what this process writes is left to it"
+    with copy.lease("another study's"):
+        kinds = {leftover.path.parent.name for leftover in studies.leftovers(study, copy)}
+    assert not {"activations", "residuals"} & kinds, "who is at work may be reading them"
     less = Study(**{**vars(study), "methods": {"red": study.methods["red"]}})
     others = [leftover for leftover in studies.leftovers(less, copy, of_others=True) if leftover.why == "not of this study"]
     assert {leftover.path.parent.name for leftover in others} == {"runs", "scores"}
