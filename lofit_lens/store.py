@@ -33,6 +33,8 @@ from lofit_lens.results import load_result, save_result
 from lofit_lens.runs import LABELS, OUTCOMES_FILE, RUN_FILE, Run, key_of, name_of, read_run, summary_row, write_run
 
 JOURNAL = "journal.jsonl"
+#: Of what a file is called by, ahead of its key.
+NAME_BYTES = 140
 
 
 class RunStore:
@@ -43,7 +45,7 @@ class RunStore:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+        self.root = Path(root).absolute()  # whoever works at it may be somewhere else
 
     def find(self, settings: Mapping[str, Any]) -> Path | None:
         """The folder of the finished run with these settings (plain JSON values), or None."""
@@ -178,10 +180,13 @@ class RunStore:
             journal.write(json.dumps(entry) + "\n")
 
     def journal(self) -> list[dict[str, Any]]:
-        """All entries, in the order in which they were made."""
+        """All entries, in the order in which they were made, but those that a full disk or a kill has cut short."""
+        entries = []
         with suppress(FileNotFoundError):
-            return [json.loads(line) for line in (self.root / JOURNAL).read_text(encoding="utf-8").splitlines()]
-        return []
+            for line in (self.root / JOURNAL).read_text(encoding="utf-8").splitlines():
+                with suppress(json.JSONDecodeError):
+                    entries.append(json.loads(line))
+        return entries
 
     def _at(self, kind: str, key: str, ending: str = "") -> Path | None:
         return next((path for path in self.root.glob(f"{kind}/*{key}{ending}")), None)
@@ -194,4 +199,6 @@ class RunStore:
 
 
 def _file_name(labels: Mapping[str, Any], key: str) -> str:
-    return f"{name_of(labels)}-{key}".removeprefix("-")
+    # A draft's name has the host's in it too, and file systems take 255 bytes.
+    name = name_of(labels).encode()[:NAME_BYTES].decode(errors="ignore")
+    return f"{name}-{key}".removeprefix("-")

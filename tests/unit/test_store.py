@@ -271,3 +271,27 @@ def test_a_run_of_another_base_model_is_refused(store, llama):
     store.put(Run(SETTINGS, FIT, EVALUATION), llama)
     with pytest.raises(ValueError, match="made for 'tiny-llama'"):
         store.get(SETTINGS, tiny_model("llama", seed=1))
+
+
+def test_a_journal_with_a_line_that_was_cut_short_is_read(store):
+    store.note({"item": "a"})
+    with open(store.root / "journal.jsonl", "a") as journal:
+        journal.write('{"item": "b", "seco')
+    for name in ("c", "d"):
+        store.note({"item": name})
+    assert [entry["item"] for entry in store.journal()] == ["a", "d"], "c is on that line too"
+
+
+def test_names_are_as_long_as_file_systems_take(store, llama):
+    labels = {"model": "/" + "m" * 200, "task": "ü" * 200, "seed": 0}
+    folder = store.put(Run(SETTINGS, FIT, EVALUATION, labels), llama)
+    store.put_scores(SETTINGS, SCORES, labels)
+    assert folder == store.find(SETTINGS)
+    assert store.find_scores(SETTINGS)
+
+
+def test_a_store_stays_where_it_was_when_somebody_goes_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = RunStore("runs")
+    monkeypatch.chdir("/")
+    assert store.root == tmp_path / "runs"
