@@ -20,6 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 from lofit_lens.progress import progress
 from lofit_lens.store import RunStore
 from lofit_lens.study import Catalogue, Item, Study, Worker, state_of, study_table
+from lofit_lens.study.work import first_to_do
 from lofit_lens.tracking import Service
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ def run_on_ray(
         options["memory"] = int(memory_gb * 2**30)
     refused: dict[str, str] = {}
     with _connected(address):
-        worker = ray.put(Worker(study, store, tuple(accept_license), "cuda" if gpus else None, track=track))
+        # In a list, as Ray would copy what a bare reference refers to into every task.
+        worker = [ray.put(Worker(study, store, tuple(accept_license), "cuda" if gpus else None, track=track))]
         for model in study.models:
             try:
                 fingerprints = ray.get(_look_at.options(**options).remote(worker, model, cpus))
@@ -118,29 +120,32 @@ def _run_model(catalogue: Catalogue, model: str, worker: Any, store: RunStore, o
                 Worker(catalogue.study, store).mark(items[done], catalogue, error)
 
 
-#: The worker of this process, with the model that it has loaded.
-_HERE: list[Worker] = []
+#: The worker of this process, with the model that it has loaded, by the reference that it was sent under.
+_HERE: dict[str, Worker] = {}
 
 
-def _worker(worker: Worker, cpus: int) -> Worker:
-    if not _HERE or _HERE[0].study != worker.study or _HERE[0].store.root != worker.store.root:
+def _worker(worker: Any, cpus: int) -> Worker:
+    """What the list of one reference refers to; every look makes a copy, with no model."""
+    (reference,) = worker
+    if reference.hex() not in _HERE:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         torch.set_num_threads(cpus)
-        _HERE[:] = [worker]
-    return _HERE[0]
+        _HERE.clear()
+        _HERE[reference.hex()] = ray.get(reference)
+    return _HERE[reference.hex()]
 
 
 @ray.remote
-def _look_at(worker: Worker, model: str, cpus: int) -> dict[str, str]:
+def _look_at(worker: Any, model: str, cpus: int) -> dict[str, str]:
     """The fingerprints of the models, for which this one is loaded if nobody has yet."""
     return dict(_worker(worker, cpus).catalogue(model).fingerprints)
 
 
 @ray.remote
-def _do(worker: Worker, item: Item, fingerprints: dict[str, str], cpus: int, *behind: None) -> None:
+def _do(worker: Any, item: Item, fingerprints: dict[str, str], cpus: int, *behind: None) -> None:
     """Do an item, once those before it are done; what goes wrong with it is kept in the store."""
     here = _worker(worker, cpus)
     catalogue = Catalogue(here.study, fingerprints)
     while state_of(item, catalogue, here.store) in ("to do", "waiting"):
-        if not here.attempt(item, catalogue):
+        if not here.attempt(first_to_do(item, catalogue, here.store), catalogue):
             time.sleep(PATIENCE)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from lofit_lens.progress import progress
 from lofit_lens.study.items import Catalogue, Item
-from lofit_lens.study.work import Worker, deaths, state_of
+from lofit_lens.study.work import Worker, deaths, first_to_do, state_of
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +26,10 @@ def run_here(worker: Worker) -> None:
     refused: dict[str, Exception] = {}
     for model in worker.study.models:
         try:
-            catalogue = worker.catalogue(model)
-        except (ValueError, OSError) as error:
+            _run_model(worker, model, worker.catalogue(model))
+        except ValueError as error:
             logger.error("%s is left out: %s", model, error)
             refused[model] = error
-            continue
-        _run_model(worker, model, catalogue)
     if refused:
         raise ValueError("; ".join(f"{model} was left out: {error}" for model, error in refused.items()))
 
@@ -51,6 +49,8 @@ def _passed_over(items: list[Item], worker: Worker, catalogue: Catalogue, advanc
     left = []
     for item in sorted(items, key=lambda item: deaths(worker.store.work_folder(catalogue.key(item)))):
         state = state_of(item, catalogue, worker.store)
+        if state == "waiting":  # and behind what it waits for, which has been asked for again since, or is somebody else's
+            worker.attempt(first_to_do(item, catalogue, worker.store), catalogue)
         if state == "waiting" or (state == "to do" and not worker.attempt(item, catalogue)):
             left.append(item)
             continue

@@ -74,15 +74,21 @@ class Worker:
         return Catalogue(self.study, self.store.fingerprints())
 
     def model(self, name: str) -> LensModel:
-        """The model; the one before is let go of."""
+        """The model; the one before is let go of.
+
+        Raises:
+            ValueError: it cannot be loaded, or is another than the store has runs of.
+        """
         if self._loaded is None or self._loaded[0] != name:
             self._loaded = None
             gc.collect()
             with self._timed("load"):
                 dtype = getattr(torch, self.study.dtype)
-                model = load_model(
-                    name, dtype=dtype, device=self.device, n_devices=self.n_devices, accept_license=self.accept_license
-                )
+                placement = {"device": self.device, "n_devices": self.n_devices}
+                try:
+                    model = load_model(name, dtype=dtype, accept_license=self.accept_license, **placement)
+                except (OSError, RuntimeError, ImportError) as error:  # no licence, no connection, no room
+                    raise ValueError(f"cannot load model {name!r}: {error}") from error
             self._refuse_another(name, fingerprint_of_all(model))
             self._loaded = name, model
         return self._loaded[1]
@@ -274,6 +280,15 @@ def state_of(item: Item, catalogue: Catalogue, store: RunStore) -> State:
     if needed is not None and (state := state_of(needed, catalogue, store)) != "done":
         return "blocked" if state in ("failed", "blocked") else "waiting"
     return "to do"
+
+
+def first_to_do(item: Item, catalogue: Catalogue, store: RunStore) -> Item:
+    """The item, or what it waits for."""
+    while state_of(item, catalogue, store) == "waiting":
+        needed = catalogue.needs(item)
+        assert needed is not None, "an item waits for what it needs"
+        item = needed
+    return item
 
 
 def deaths(folder: Path) -> int:

@@ -13,7 +13,7 @@ import torch
 from lofit_lens.runs import read_run
 from lofit_lens.store import RunStore
 from lofit_lens.study import Study, run_study, study_status
-from lofit_lens.tasks import Kinship, Truth
+from lofit_lens.tasks import Kinship, Records, Truth
 
 pytest.importorskip("ray")
 import ray
@@ -72,6 +72,14 @@ def test_two_nodes_give_what_one_process_gives(two_nodes, here, tmp_path):
     assert_same_numbers(store, here)
     loads = [entry for entry in store.journal() if "load" in entry["seconds"]]
     assert len(loads) <= 2, "a worker keeps the model that it has loaded"
+
+
+def test_a_model_stays_loaded_for_tasks_that_no_copy_equals(two_nodes, tmp_path):
+    records = {split: [{"q": "q", "a": "a"}] for split in ("train", "val", "test")}
+    tasks = {f"mine{i}": Records(records, prompt=f"{i} {{q}}", answer="{a}") for i in range(6)}
+    store = RunStore(tmp_path)
+    assert len(run_on_ray(Study("records", ["tiny-llama"], tasks), store)) == 6
+    assert len([entry for entry in store.journal() if "load" in entry["seconds"]]) <= 2
 
 
 def test_a_node_that_is_killed_loses_nothing(two_nodes, here, tmp_path):

@@ -53,6 +53,7 @@ set = { scale_lr = 2e-2 }
 epochs = 1
 """
 SIZES = {"n_train": 8, "n_val": 4, "n_test": 6}
+items = Catalogue.items
 QUICK = LoFiT(scale_epochs=1, offset_epochs=1)
 
 
@@ -376,6 +377,46 @@ def test_a_model_that_cannot_be_loaded_leaves_the_others(tmp_path):
     with pytest.raises(ValueError, match="tiny-nothing was left out: no tiny model of family"):
         run_study(study, store)
     assert study_table(study, store)["model"].tolist() == ["tiny-llama"] * 2
+
+
+def test_a_model_that_cannot_be_loaded_any_more_leaves_the_others(tmp_path, monkeypatch):
+    study, store = small(models=["tiny-gpt2", "tiny-llama"], methods={}), RunStore(tmp_path)
+    store.note_fingerprint("tiny-gpt2", "of another day")
+    whole = studies.work.load_model
+
+    def load(name, **settings):
+        if name == "tiny-gpt2":
+            raise PermissionError("its licence")
+        return whole(name, **settings)
+
+    monkeypatch.setattr(studies.work, "load_model", load)
+    with pytest.raises(ValueError, match=r"tiny-gpt2 was left out: .*its licence"):
+        run_study(study, store)
+    assert study_table(study, store)["model"].tolist() == ["tiny-llama"] * 2
+
+
+def test_what_is_asked_for_again_while_a_study_runs_is_done(tmp_path, monkeypatch):
+    study, store = small(heads=["own"]), RunStore(tmp_path)
+    whole, asked = LoFiT.select, []
+
+    def select(self, model, task, *, seed=0):
+        asked.append(task.name)
+        if len(asked) == 1:
+            raise MemoryError("no room")
+        return whole(self, model, task, seed=seed)
+
+    def evaluate(model, task, edit=None, **settings):
+        retry_study(study, store)
+        return ll.evaluate(model, task, edit, **settings)
+
+    monkeypatch.setattr(LoFiT, "select", select)
+    monkeypatch.setattr(studies.work, "evaluate", evaluate)
+    # The cells of a failure that come right behind it are blocked, and let go of.
+    monkeypatch.setattr(
+        Catalogue, "items", lambda self, model: sorted(items(self, model), key=lambda item: item.name[-6:] != "scores")
+    )
+    run_study(study, store)
+    assert set(study_status(study, store)["state"]) == {"done"}
 
 
 def test_another_model_of_the_same_name_is_refused(tmp_path):
