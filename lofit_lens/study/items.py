@@ -123,7 +123,8 @@ class Catalogue:
     def methods(self, cell: Cell) -> tuple[Any, ...]:
         """What the validation split picks from, before heads are given."""
         assert cell.method is not None
-        return self.study.methods[cell.method].tried(self.study.method_at(cell))
+        tried: tuple[Any, ...] = self.study.methods[cell.method].tried(self.study.method_at(cell))
+        return tried if cell.k is None else tuple(replace(method, k=cell.k) for method in tried)
 
     def selector(self, selection: Selection) -> LoFiT | ITI:
         """The method whose first step scores heads there, without what that step does not read."""

@@ -124,7 +124,7 @@ class _Seconds:
 
     def __init__(self, catalogue: Catalogue, store: RunStore) -> None:
         self.catalogue = catalogue
-        self._tokens = cache(_tokens)
+        self._tokens = cache(lambda name, n_train, split: _tokens(catalogue.study.task_at(name, n_train), split))
         taken = {entry["key"]: entry["total"] for entry in store.journal()}
         self._measured: dict[str, float] = {}
         for model in catalogue.study.models:
@@ -144,23 +144,22 @@ class _Seconds:
 
     def _passes(self, item: Item) -> float:
         """Tokens that go through the model, as many times as they do."""
-        study = self.catalogue.study
         if isinstance(item, Selection):
             if item.task is None or item.source in OF_OWN:
                 return 0.0
-            train = self._tokens(study.task_at(item.task, item.n_train), "train")
+            train = self._tokens(item.task, item.n_train, "train")
             if item.method is None:
                 return train * PASSES[item.source]
             method: Any = self.catalogue.selector(item)
             epochs = getattr(method, "offset_epochs" if item.source == "bias" else "scale_epochs", None)
             return train * (1 if epochs is None else TRAINING_PASSES * epochs)
-        task = study.task_at(item.task, item.n_train)
-        judged = self._tokens(task, study.split)
+        judged = self._tokens(item.task, item.n_train, self.catalogue.study.split)
         if item.method is None:
             return judged
         methods = self.catalogue.methods(item)
-        choosing = len(methods) * self._tokens(task, "val") if len(methods) > 1 else 0.0
-        return judged + choosing + sum(self._tokens(task, "train") * _passes_of_training(method) for method in methods)
+        choosing = len(methods) * self._tokens(item.task, item.n_train, "val") if len(methods) > 1 else 0.0
+        train = self._tokens(item.task, item.n_train, "train")
+        return judged + choosing + train * sum(map(_passes_of_training, methods))
 
 
 def _passes_of_training(method: Any) -> float:

@@ -1,5 +1,6 @@
 """What has come out of a study so far, and what has not."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def time_table(study: Study, store: RunStore) -> pd.DataFrame:
         spent: Mapping[str, float] = entry["seconds"]
         for part, seconds in {**spent, "other": entry["total"] - sum(spent.values())}.items():
             totals.setdefault(part, []).append(seconds)
-    needed = sum(sum(totals.get(part, ())) for part in UNAVOIDABLE)
+    needed = sum(sum(totals.get(part, ())) for part in UNAVOIDABLE) or math.nan
     order = [part for part in (*UNAVOIDABLE, "load", "other") if part in totals]
     rows = [(part, len(totals[part]), sum(totals[part]), sum(totals[part]) / needed) for part in order]
     rows.append(("together", len(entries), sum(row[2] for row in rows), sum(row[3] for row in rows)))

@@ -162,8 +162,7 @@ class Worker:
         if (selection := selection_of(cell)) is not None:
             heads = self._stored_scores(selection, catalogue).top(cell.k or 1)
             methods = tuple(replace(method, heads=heads) for method in methods)
-        if "folder" in methods[0].__dataclass_fields__:
-            methods = tuple(replace(method, folder=str(self.store.activations_folder)) for method in methods)
+        methods = tuple(map(self._sharing, methods))
         fits, values = [], []
         with resumable(folder, every=CHECKPOINT_SECONDS), residuals_shared(self.store.residuals_folder):
             for method in methods:
@@ -191,14 +190,20 @@ class Worker:
         assert selection.task is not None
         task = self.study.task_at(selection.task, selection.n_train)
         if selection.source == "iti":
-            return ITI(folder=str(self.store.activations_folder)).select(model, task, seed=seed)
+            return self._sharing(ITI()).select(model, task, seed=seed)
         if selection.source == "gradient":
             return gradient_scores(model, task, measure="fisher")
         if selection.source == "greedy-gradient":
             return greedy_gradient_scores(model, task, k=selection.k or 1)
         if selection.source == "layer-probes":
-            return layer_probe_scores(model, task, seed=seed)
-        return _without_k(catalogue.selector(selection).select(model, task, seed=seed))
+            return layer_probe_scores(model, task, seed=seed, folder=self.store.activations_folder)
+        return _without_k(self._sharing(catalogue.selector(selection)).select(model, task, seed=seed))
+
+    def _sharing(self, method: Any) -> Any:
+        """The method; if it looks at activations, at those that the store has."""
+        if "folder" not in method.__dataclass_fields__:
+            return method
+        return replace(method, folder=str(self.store.activations_folder))
 
     def _stored_scores(self, selection: Selection, catalogue: Catalogue) -> HeadScores:
         scores = self.store.get_scores(catalogue.settings(selection))

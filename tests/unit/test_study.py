@@ -6,7 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -229,6 +229,13 @@ def test_a_tasks_examples_are_in_the_key_whatever_its_settings_say(tmp_path):
         return Catalogue(small(tasks={"mine": task}, heads=["own"]), {"tiny-llama": "f"}).key(Cell("tiny-llama", "mine"))
 
     assert key("a") == key("a") != key("b")
+
+
+def test_a_methods_own_k_makes_no_other_cell():
+    cell = Cell("tiny-llama", "kinship", "lofit", "own", 2, seed=0)
+    catalogues = [Catalogue(small(methods={"lofit": replace(QUICK, k=k)}), {"tiny-llama": "f"}) for k in (0.1, 3)]
+    assert catalogues[0].key(cell) == catalogues[1].key(cell)
+    assert catalogues[0].settings(cell)["methods"][0]["settings"]["k"] == 2, "what its adapter says is what it has"
 
 
 @pytest.mark.parametrize("change", [{"loss": "dpo"}, {"metric": "mc1"}, {"stop": (".",)}])
@@ -476,6 +483,28 @@ def test_a_plan_counts_what_there_is_to_do_without_a_model(done, tmp_path):
     after = plan(study, store)
     assert set(after.items["state"]) == {"done"}
     assert (after.seconds, after.disk) == (0, 0)
+
+
+def test_a_plan_is_made_of_tasks_that_have_lists(tmp_path):
+    @dataclass(frozen=True)
+    class Words(ll.tasks.Task):
+        words: list[str]
+        name, loss, metric, chance = "words", "cross_entropy", "exact_match", 0.0
+
+        def build(self, split):
+            return [ll.tasks.Example(word, " a") for word in self.words]
+
+    assert plan(small(tasks={"words": Words(["b", "c"])}, heads=["own"]), RunStore(tmp_path)).seconds > 0
+
+
+def test_activations_are_collected_once(tmp_path, llama):
+    study, store = (
+        small(tasks={"kinship": Kinship(**SIZES)}, heads=["own", "layer-probes"], methods={"iti": ITI()}),
+        RunStore(tmp_path),
+    )
+    run_study(study, store)
+    assert set(study_status(study, store)["state"]) == {"done"}
+    assert len(list(store.activations_folder.glob("*"))) == 1
 
 
 def test_what_was_measured_is_what_is_expected(done, tmp_path):
