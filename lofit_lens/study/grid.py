@@ -41,7 +41,19 @@ from pydantic.dataclasses import dataclass as validated
 
 from lofit_lens.methods import LoFiT, Method
 from lofit_lens.runs import name_of
-from lofit_lens.study.settings import STRICT, Count, K, Place, Settings, Skip, made_methods, made_tasks, names_of_settings, said
+from lofit_lens.study.settings import (
+    STRICT,
+    Count,
+    K,
+    Place,
+    Seed,
+    Settings,
+    Skip,
+    made_methods,
+    made_tasks,
+    names_of_settings,
+    said,
+)
 from lofit_lens.tasks import Task
 
 HeadSource = Literal[
@@ -98,7 +110,7 @@ class Study:
     """A grid of cells; `run_study` does what a store lacks.
 
     Args:
-        name: of the study.
+        name: of the study, and of its folder.
         models: what `load_model` takes.
         tasks: by name.
         methods: by name; with their settings, or as they are.
@@ -112,13 +124,13 @@ class Study:
         dtype: of the models.
     """
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     tasks: Annotated[dict[str, Task], BeforeValidator(made_tasks)]
     methods: Annotated[dict[str, Settings], BeforeValidator(made_methods)] = Field(default_factory=dict)
     heads: tuple[str, ...] = ("own",)
     k: Annotated[tuple[K, ...], Field(min_length=1)] = (0.1,)
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     n_train: tuple[Count, ...] = ()
     skip: tuple[Skip, ...] = ()
     split: Literal["val", "test"] = "test"
@@ -136,6 +148,8 @@ class Study:
                 )
         if clash := [name for name in self.tasks if name in HEAD_SOURCES]:
             raise ValueError(f"a task is called {clash[0]!r}, which is a source of heads; call it something else")
+        if "base" in self.methods:
+            raise ValueError("a method is called 'base', as the model without an edit is; call it something else")
         for field in ("models", "heads", "k", "seeds", "n_train"):
             values = getattr(self, field)
             if len(set(values)) < len(values):
@@ -171,9 +185,13 @@ class Study:
             raise ValueError(f"{key} has {unknown[0]!r}; wanted some of {', '.join(HEAD_SOURCES)}, or a task of the study")
 
     def _refuse_exceptions_that_never_apply(self) -> None:
-        exceptions: list[tuple[str, Place]] = [("skip", skip) for skip in self.skip]
+        # What is said of own heads also holds for the first step that others take theirs from.
+        places = [{**vars(cell), "heads": heads} for cell in self._grid() for heads in (cell.heads, "own")]
+        exceptions: list[tuple[str, Place, list[dict[str, Any]]]]
+        exceptions = [("skip", skip, [vars(cell) for cell in self._grid()]) for skip in self.skip]
         for name, settings in self.methods.items():
-            exceptions += [(f"methods.{name}.where", where) for where in settings.where]
+            of_method = [place for place in places if place["method"] == name]
+            exceptions += [(f"methods.{name}.where", where, of_method) for where in settings.where]
         choices = {
             "model": self.models,
             "task": tuple(self.tasks),
@@ -183,13 +201,18 @@ class Study:
             "k": self.k,
             "n_train": self.n_train,
         }
-        for name, exception in exceptions:
+        for name, exception, possible in exceptions:
             for key, known in choices.items():
                 if getattr(exception, key, None) not in (None, *known):
                     raise ValueError(
                         f"{name} has {key} = {getattr(exception, key)!r}; wanted one of "
                         f"{', '.join(map(str, known)) or 'none, as the study does not vary it'}"
                     )
+            if not any(exception.applies_to(**place) for place in possible):
+                what = {key: value for key, value in vars(exception).items() if key != "set" and value is not None}
+                raise ValueError(f"{name} has {what}, which is no cell; a task's heads for itself are called 'own'")
+        if not any(self.cells()):
+            raise ValueError(f"skip = {list(self.skip)} leaves no cell; wanted at least one")
 
     def check_data(self) -> None:
         """Make every example that a cell needs.

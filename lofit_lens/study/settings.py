@@ -11,6 +11,7 @@ from lofit_lens.methods import METHODS, Method
 from lofit_lens.tasks import TASKS, Task, task_named
 
 Count = Annotated[int, Field(ge=1, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 K = Count | Annotated[float, Field(gt=0, le=1, strict=True)]
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
@@ -87,6 +88,10 @@ class Settings:
                 replace(self.method, **{name: value})
         for where in self.where:
             replace(self.method, **where.set)
+        if getattr(self.method, "heads", None) is not None:
+            raise ValueError(
+                f"{type(self.method).__name__} has heads={self.method.heads}; leave them out, as the study gives them"
+            )
         if self.heads is not None and not self.takes_heads:
             raise ValueError(f"{type(self.method).__name__} takes no heads; leave heads = {list(self.heads)} out")
 
@@ -126,11 +131,16 @@ def made_tasks(tables: Any) -> dict[str, Task]:
     """
     if not isinstance(tables, Mapping) or not tables:
         raise ValueError(f"got {tables!r}, wanted at least one task: a table [tasks.NAME] for each")
-    return {name: task if isinstance(task, Task) else _made_task(name, dict(task)) for name, task in tables.items()}
+    return {name: task if isinstance(task, Task) else _made_task(name, task) for name, task in tables.items()}
 
 
-def _made_task(name: str, settings: dict[str, Any]) -> Task:
+def _made_task(name: str, table: Any) -> Task:
+    if not isinstance(table, Mapping):
+        raise ValueError(f"tasks.{name} = {table!r}; wanted a table [tasks.{name}] of its settings")
+    settings = dict(table)
     family = settings.pop("task", name)
+    if not isinstance(family, str):
+        raise ValueError(f"tasks.{name}: task = {family!r}; wanted one of {', '.join(TASKS)}")
     if family in TASKS:
         _checked_settings(f"tasks.{name}: {family}", settings, names_of_settings(TASKS[family]))
     try:
@@ -153,12 +163,14 @@ def made_methods(tables: Any) -> dict[str, Settings]:
 
 
 def _made_method(name: str, table: Any) -> Settings:
-    if not isinstance(table, Mapping):
+    if hasattr(table, "fit"):
         return Settings(table)
+    if not isinstance(table, Mapping):
+        raise ValueError(f"methods.{name} = {table!r}; wanted a table [methods.{name}] of its settings, or a method")
     settings = dict(table)
     extras = {extra: settings.pop(extra) for extra in ("choose", "where", "heads") if extra in settings}
     family = settings.pop("method", name)
-    if family not in METHODS:
+    if not isinstance(family, str) or family not in METHODS:
         raise ValueError(f"methods.{name}: method = {family!r}; wanted one of {', '.join(METHODS)}")
     _checked_settings(f"methods.{name}: {family}", settings, names_of_settings(METHODS[family]))
     try:

@@ -105,6 +105,13 @@ def test_a_file_and_python_make_the_same_study(tmp_path):
         ('["tiny-llama"]', '"tiny-llama"', "models = 'tiny-llama': Input should be a list"),
         ('"iti"', '"itti"', "heads has 'itti'; wanted some of own, .*, layer-probes, or a task of the study"),
         ("seeds = [0, 1]", "seeds = []", r"seeds = \[\]: List should have at least 1 item"),
+        ("seeds = [0, 1]", "seeds = [true]", "seeds.0 = True: Input should be a valid integer"),
+        ("seeds = [0, 1]", 'seeds = ["1"]', "seeds.0 = '1': Input should be a valid integer"),
+        ("models", 'name = "../a"\nmodels', r"name = '../a': String should match pattern"),
+        ("[tasks.kinship]\n", "[tasks]\nkinship = 5\n[tasks.clutrr]\n", r"tasks.kinship = 5; wanted a table \[tasks.kinship\]"),
+        ('task = "truth"', 'task = ["truth"]', r"tasks.told: task = \['truth'\]; wanted one of truthfulqa"),
+        ("[methods.red]\nepochs = 1", "[methods]\nred = 5", r"methods.red = 5; wanted a table \[methods.red\]"),
+        ("[methods.red]", "[methods.base]\nmethod = 'red'", "a method is called 'base'"),
         ("seeds = [0, 1]", "seeds = [0, 0]", r"seeds = \[0, 0\] has a value twice"),
         ("k = [2, 0.5]", "k = [2, 1.5]", "k.1 = 1.5: Input should be less than or equal to 1"),
         ("n_train", "n_trian", "tasks.kinship: kinship has no setting 'n_trian'; wanted some of n_train, n_val"),
@@ -129,6 +136,11 @@ def test_what_cannot_be_is_refused_with_key_value_and_choices(tmp_path, old, new
     assert old in TEXT
     with pytest.raises(ValueError, match=message):
         study_of(TEXT.replace(old, new), tmp_path)
+
+
+def test_heads_are_the_studys_to_give():
+    with pytest.raises(ValueError, match=r"LoFiT has heads=\(\(0, 0\),\); leave them out"):
+        small(methods={"lofit": replace(QUICK, heads=((0, 0),))})
 
 
 def test_data_sizes_are_refused_where_a_task_has_none(tmp_path):

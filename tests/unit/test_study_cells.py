@@ -36,11 +36,21 @@ def test_what_is_skipped_is_left_out_and_all_else_stays() -> None:
         ({"heads": "others"}, "skip has heads = 'others'; wanted one of own, iti"),
         ({"n_train": 3}, "skip has n_train = 3; wanted one of none, as the study does not vary it"),
         ({"seed": 0}, "skip.0.seed"),
+        ({"heads": "iti"}, "skip has {'heads': 'iti'}, which is no cell"),
+        ({"heads": "kinship", "task": "kinship"}, "which is no cell; a task's heads for itself are called 'own'"),
+        ({}, "leaves no cell; wanted at least one"),
     ],
 )
 def test_a_skip_that_never_applies_is_refused(skip: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         study(skip=(skip,))
+
+
+def test_exceptions_hold_for_own_heads_that_only_others_take() -> None:
+    where = [{"heads": "own", "set": {"scale_lr": 0.5}}]
+    assert study(heads=("others",), methods={"lofit": {"where": where}}).methods["lofit"].where
+    with pytest.raises(ValueError, match=r"methods.lofit.where has \{'heads': 'random'\}, which is no cell"):
+        study(methods={"lofit": {"where": [{"heads": "random", "set": {"scale_lr": 0.5}}]}})
 
 
 def test_a_task_that_is_named_is_its_own_lender_once() -> None:
