@@ -19,21 +19,14 @@ from lofit_lens.checkpoints import resumable
 from lofit_lens.evaluation import evaluate
 from lofit_lens.files import write_json_atomically
 from lofit_lens.frozen import residuals_shared
-from lofit_lens.heads import HeadScores
 from lofit_lens.lens import LensModel
-from lofit_lens.methods import ITI, Fit
+from lofit_lens.methods import Fit
 from lofit_lens.models import fingerprint_of_all, load_model
 from lofit_lens.runs import Run, environment_of
-from lofit_lens.selection import (
-    gradient_scores,
-    greedy_gradient_scores,
-    layer_probe_scores,
-    random_scores,
-    spread_over_layers,
-)
 from lofit_lens.store import RunStore
 from lofit_lens.study.grid import Cell, Study
-from lofit_lens.study.items import Catalogue, Item, Selection, own_of, selection_of
+from lofit_lens.study.items import Catalogue, Item, Selection, selection_of
+from lofit_lens.study.sources import scores_for, stored_scores, with_shared_activations
 from lofit_lens.tracking import Service, send_run
 
 logger = logging.getLogger(__name__)
@@ -139,7 +132,7 @@ class Worker:
         settings = catalogue.settings(item)
         if isinstance(item, Selection):
             with self._timed("scores"), resumable(folder, every=CHECKPOINT_SECONDS):
-                scores = self._scores(model, item, catalogue)
+                scores = scores_for(model, item, catalogue, self.store)
             self.store.put_scores(settings, scores, item.labels)
             return f"first {scores.rank()[0].label}"
         task = self.study.task_at(item.task, item.n_train)
@@ -160,9 +153,9 @@ class Worker:
         task = self.study.task_at(cell.task, cell.n_train)
         methods = catalogue.methods(cell)
         if (selection := selection_of(cell)) is not None:
-            heads = self._stored_scores(selection, catalogue).top(cell.k or 1)
+            heads = stored_scores(selection, catalogue, self.store).top(cell.k or 1)
             methods = tuple(replace(method, heads=heads) for method in methods)
-        methods = tuple(map(self._sharing, methods))
+        methods = tuple(with_shared_activations(method, self.store) for method in methods)
         fits, values = [], []
         with resumable(folder, every=CHECKPOINT_SECONDS), residuals_shared(self.store.residuals_folder):
             for method in methods:
@@ -175,40 +168,6 @@ class Worker:
             return fits[0], ()
         trials = tuple({"settings": m.settings(), "val": value} for m, value in zip(methods, values, strict=True))
         return fits[values.index(max(values))], trials
-
-    def _scores(self, model: LensModel, selection: Selection, catalogue: Catalogue) -> HeadScores:
-        seed = selection.seed or 0
-        if selection.source == "random":
-            return random_scores(model, seed=seed)
-        if selection.source == "random-per-layer":
-            return spread_over_layers(random_scores(model, seed=seed))
-        if selection.source == "own-per-layer":
-            return spread_over_layers(self._stored_scores(own_of(selection), catalogue))
-        if selection.source == "random-like-own":
-            like = self._stored_scores(own_of(selection), catalogue).top(selection.k or 1)
-            return random_scores(model, seed=seed, like=like)
-        assert selection.task is not None
-        task = self.study.task_at(selection.task, selection.n_train)
-        if selection.source == "iti":
-            return self._sharing(ITI()).select(model, task, seed=seed)
-        if selection.source == "gradient":
-            return gradient_scores(model, task, measure="fisher")
-        if selection.source == "greedy-gradient":
-            return greedy_gradient_scores(model, task, k=selection.k or 1)
-        if selection.source == "layer-probes":
-            return layer_probe_scores(model, task, seed=seed, folder=self.store.activations_folder)
-        return _without_k(self._sharing(catalogue.selector(selection)).select(model, task, seed=seed))
-
-    def _sharing(self, method: Any) -> Any:
-        """The method; if it looks at activations, at those that the store has."""
-        if "folder" not in method.__dataclass_fields__:
-            return method
-        return replace(method, folder=str(self.store.activations_folder))
-
-    def _stored_scores(self, selection: Selection, catalogue: Catalogue) -> HeadScores:
-        scores = self.store.get_scores(catalogue.settings(selection))
-        assert scores is not None, "an item is done after what it needs"
-        return scores
 
     def _parts(self) -> dict[str, float]:
         """Seconds of what belongs to the item itself, which loading the model does not."""
@@ -239,12 +198,6 @@ class Worker:
         del error
         gc.collect()  # what did not fit into memory goes with its traceback
         self.store.mark_failed(catalogue.key(item), failure)
-
-
-def _without_k(scores: HeadScores) -> HeadScores:
-    """Cells of several k start from these, so that they say none."""
-    settings = {name: value for name, value in scores.made_by["settings"].items() if name not in ("k", "heads")}
-    return replace(scores, made_by={**scores.made_by, "settings": settings})
 
 
 @contextmanager

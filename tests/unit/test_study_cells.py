@@ -33,7 +33,7 @@ def test_what_is_skipped_is_left_out_and_all_else_stays() -> None:
     [
         ({"task": "clutrr"}, "skip has task = 'clutrr'; wanted one of kinship, counterfactual, truth"),
         ({"method": "iti"}, "skip has method = 'iti'; wanted one of lofit, red"),
-        ({"heads": "others"}, "skip has heads = 'others'; wanted one of own, iti"),
+        ({"heads": "others"}, "skip has heads = 'others'; wanted one of own, own-per-layer, iti"),
         ({"n_train": 3}, "skip has n_train = 3; wanted one of none, as the study does not vary it"),
         ({"seed": 0}, "skip.0.seed"),
         ({"heads": "iti"}, "skip has {'heads': 'iti'}, which is no cell"),
