@@ -67,17 +67,25 @@ def is_leased(path: str | Path, *, ttl: float = TTL) -> bool:
     return path.exists() and not _has_ended(path, ttl)
 
 
+def this_host() -> str:
+    """What process ids are of: the machine, as it was started last, and the container, whose names may be those of others."""
+    told = [platform.node()]
+    with contextlib.suppress(OSError):  # other systems than Linux
+        told += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    return " ".join(told)
+
+
 def _taken(path: Path, token: str, ttl: float) -> bool:
     with _locked(path):
         if path.exists() and not _has_ended(path, ttl):
             return False
-        write_json_atomically(path, {"token": token, "host": platform.node(), "pid": os.getpid()})
+        write_json_atomically(path, {"token": token, "host": this_host(), "pid": os.getpid()})
         return True
 
 
 def _has_ended(path: Path, ttl: float) -> bool:
     holder = _read(path)
-    if holder.get("host") == platform.node() and not is_alive(int(holder["pid"])):
+    if holder.get("host") == this_host() and not is_alive(int(holder["pid"])):
         return True
     try:
         return _now(path.parent) - path.stat().st_mtime > ttl

@@ -1,5 +1,6 @@
 """Running a study: what its store lacks, here or on a cluster."""
 
+import shutil
 from collections.abc import Collection
 
 import pandas as pd
@@ -48,7 +49,7 @@ def run_study(
 
 
 def retry_study(study: Study, store: RunStore) -> list[str]:
-    """Forget what could not be done, so that the next `run_study` tries it again; the names of what failed."""
+    """Forget what could not be done, so that the next `run_study` tries it again from its start; the names of what failed."""
     catalogue = Catalogue(study, store.fingerprints())
     forgotten = []
     for model in study.models:
@@ -56,5 +57,6 @@ def retry_study(study: Study, store: RunStore) -> list[str]:
             for item in catalogue.items(model):
                 if state_of(item, catalogue, store) == "failed":
                     store.forget_failure(catalogue.key(item))
+                    shutil.rmtree(store.work_folder(catalogue.key(item)), ignore_errors=True)
                     forgotten.append(item.name)
     return forgotten

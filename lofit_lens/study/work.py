@@ -125,6 +125,7 @@ class Worker:
                 self.store.note({"item": item.name, "key": key, "seconds": self._seconds, "total": total})
                 shutil.rmtree(folder, ignore_errors=True)
             self._seconds = {}
+            gc.collect()  # what did not fit into memory has gone with its error
             return True
 
     def _do(self, model: LensModel, item: Item, catalogue: Catalogue, folder: Path) -> str:
@@ -195,8 +196,6 @@ class Worker:
             "traceback": traceback.format_exception(error),
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        del error
-        gc.collect()  # what did not fit into memory goes with its traceback
         self.store.mark_failed(catalogue.key(item), failure)
 
 

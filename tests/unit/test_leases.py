@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import threading
@@ -11,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lofit_lens.leases import is_leased, leased
+from lofit_lens.leases import is_leased, leased, this_host
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def test_of_many_at_once_exactly_one_gets_it(path):
 def test_a_dead_process_of_this_host_holds_nothing(path):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    pretend_held(path, pid=process.pid, host=platform.node())
+    pretend_held(path, pid=process.pid, host=this_host())
     assert not is_leased(path)
     with leased(path) as is_ours:
         assert is_ours
