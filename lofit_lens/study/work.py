@@ -114,18 +114,20 @@ class Worker:
             started = time.monotonic() - sum(self._seconds.values())
             model = self.model(item.model)
             folder = self.store.work_folder(key)
+            found = None
             try:
                 with _counting_deaths(folder):
                     found = self._do(model, item, catalogue, folder / "fit")
             except Exception as error:
                 self.mark(item, catalogue, error)
+            if found is None:
+                gc.collect()  # what did not fit into memory goes with the frames of its error
             else:
                 total = time.monotonic() - started
                 logger.info("%s: %s, %.0f s", item.name, found, total)
                 self.store.note({"item": item.name, "key": key, "seconds": self._seconds, "total": total})
                 shutil.rmtree(folder, ignore_errors=True)
             self._seconds = {}
-            gc.collect()  # what did not fit into memory has gone with its error
             return True
 
     def _do(self, model: LensModel, item: Item, catalogue: Catalogue, folder: Path) -> str:

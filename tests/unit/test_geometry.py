@@ -262,7 +262,8 @@ def test_principal_components_point_as_mass_mean_does(llama, task):
     edit = HeadIntervention(HEADS, offset=activations.mass_means().float())
     geometry = offset_geometry(llama, edit, activations, n_components=16)
     squares = np.array([cosine_of(geometry, f"PC{i}", "z") for i in range(1, 17)])
-    assert (squares >= 0).all()
+    # The sign of a component that is orthogonal to the mass mean is rounding.
+    assert (squares >= -1e-6).all()
     # Sixteen orthogonal directions in sixteen dimensions.
     np.testing.assert_allclose((squares**2).sum(0), 1)
 
