@@ -162,6 +162,9 @@ def _print_plan(study: Study, runs: RunStore) -> None:
     for *names, seconds in by_task.itertuples(index=False, name=None):
         shown.add_row(*map(str, names), "?" if math.isnan(seconds) else f"{seconds:.0f}")
     console.print(shown)
+    for row in planned.items.to_dict("records"):
+        serves = f", used by {row['used_by']}" if row["used_by"] else ""
+        console.print(f"{row['state']}: {row['item']}{serves}", markup=False, highlight=False, soft_wrap=True)
     shared = planned.items[planned.items["used_by"] > 1]
     console.print(f"{len(shared)} head scores are made once for {shared['used_by'].sum()} cells", highlight=False)
     console.print(

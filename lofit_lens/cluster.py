@@ -20,6 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 from lofit_lens.progress import progress
 from lofit_lens.store import RunStore
 from lofit_lens.study import Catalogue, Item, Study, Worker, state_of, study_table
+from lofit_lens.study.local import PATIENCE
 from lofit_lens.study.work import first_to_do
 from lofit_lens.tracking import Service
 
@@ -27,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 #: So often is a task run again whose process or node has died.
 RETRIES = 5
-#: Seconds between two looks at work that somebody else, not of this cluster, is at.
-PATIENCE = 1.0
 
 
 def run_on_ray(

@@ -203,10 +203,8 @@ def _discard(folder: Path, path: Path) -> None:
 
 
 def _remove_stale(path: Path) -> None:
-    pattern = re.compile(re.escape(_scratch_prefix(path)) + r"(\d+)\.[0-9a-f]{8}\.tmp")
     for entry in path.parent.iterdir():
-        match = pattern.fullmatch(entry.name)
-        if match and not is_alive(int(match[1])):
+        if entry.name.startswith(_scratch_prefix(path)) and is_litter(entry):
             _remove(entry)
 
 

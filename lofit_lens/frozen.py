@@ -8,8 +8,6 @@ together depends on their lengths alone, so the store of a fit that goes on afte
 and inside `residuals_shared` fits that resume above the same block on the same texts read what the first of them has kept.
 """
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from torch import Tensor
 
 from lofit_lens import lens
 from lofit_lens.batches import TokenSequence, by_length, padded
+from lofit_lens.checkpoints import short_sha256
 from lofit_lens.files import new_file
 from lofit_lens.layout import laid_out, right_padded
 from lofit_lens.lens import LensModel
@@ -122,7 +121,7 @@ class ResidualStore:
             return None
         texts = [(sequence.prompt, sequence.answer) for sequence in sequences]
         wanted = [fingerprint_of_all(model), str(model.cfg.dtype), self.layer, token_budget, texts]
-        return folder / f"{hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]}.safetensors"
+        return folder / f"{short_sha256(wanted)}.safetensors"
 
     def _run(self, model: LensModel, sequences: Sequence[TokenSequence], token_budget: int) -> None:
         tokens_of = [sequence.read for sequence in sequences]

@@ -5,7 +5,7 @@
     ROOT/activations/            what heads put out, for whoever asks for the same again
     ROOT/residuals/              what enters the lowest block that an edit is in, likewise
     ROOT/failures/KEY.json       what could not be run, and why
-    ROOT/work/KEY/               what an unfinished run goes on from
+    ROOT/unfinished/KEY/         what an unfinished run goes on from
     ROOT/leases/KEY.json         who is at what
     ROOT/models.json             the fingerprint of every model that was loaded, by name
     ROOT/journal.jsonl           what was done when, and how long each part took
@@ -130,9 +130,9 @@ class RunStore:
         """Whether somebody works at this key now."""
         return is_leased(self._lease_path(key))
 
-    def work_folder(self, key: str) -> Path:
+    def unfinished_folder(self, key: str) -> Path:
         """Where unfinished work keeps what it goes on from."""
-        return self.root / "work" / key
+        return self.root / "unfinished" / key
 
     @property
     def activations_folder(self) -> Path:

@@ -114,8 +114,8 @@ class Study:
         models: what `load_model` takes.
         tasks: by name.
         methods: by name; with their settings, or as they are.
-        heads: where methods that take heads get them: "own" (their own first step), "others" (each other task's own), "iti",
-            "random" and its kinds, gradients, "bias", "layer-probes", or the name of a task.
+        heads: where methods that take heads get them: "own" (their own first step; "own-per-layer": layers take turns),
+            "others" (each other task's own), "iti", "random" and its kinds, gradients, "bias", "layer-probes", or a task's name.
         k: heads to take, counts or shares; each is another column of cells.
         seeds: of the fits, and of what is random in the sources.
         n_train: training examples of every task, one value after the other; none is the tasks' own sizes.

@@ -59,7 +59,7 @@ def leftovers(study: Study, store: RunStore, *, of_others: bool = False) -> list
 
 
 def _half_done(store: RunStore, states: dict[str, str], *, of_others: bool) -> Iterator[tuple[Path, str]]:
-    kinds = ("work/*", "leases/[!.]*.json", "failures/[!.]*.json")
+    kinds = ("unfinished/*", "leases/[!.]*.json", "failures/[!.]*.json")
     for path in sorted(path for kind in kinds for path in store.root.glob(kind)):
         key = path.stem
         if store.is_leased(key):

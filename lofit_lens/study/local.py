@@ -47,7 +47,7 @@ def _run_model(worker: Worker, model: str, catalogue: Catalogue) -> None:
 def _passed_over(items: list[Item], worker: Worker, catalogue: Catalogue, advance: Callable[[float], object]) -> list[Item]:
     """Go once through the items, those at which a process has died before last; what is left."""
     left = []
-    for item in sorted(items, key=lambda item: deaths(worker.store.work_folder(catalogue.key(item)))):
+    for item in sorted(items, key=lambda item: deaths(worker.store.unfinished_folder(catalogue.key(item)))):
         state = state_of(item, catalogue, worker.store)
         if state == "waiting":  # and behind what it waits for, which has been asked for again since, or is somebody else's
             worker.attempt(first_to_do(item, catalogue, worker.store), catalogue)

@@ -57,6 +57,6 @@ def retry_study(study: Study, store: RunStore) -> list[str]:
             for item in catalogue.items(model):
                 if state_of(item, catalogue, store) == "failed":
                     store.forget_failure(catalogue.key(item))
-                    shutil.rmtree(store.work_folder(catalogue.key(item)), ignore_errors=True)
+                    shutil.rmtree(store.unfinished_folder(catalogue.key(item)), ignore_errors=True)
                     forgotten.append(item.name)
     return forgotten

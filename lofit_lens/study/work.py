@@ -113,7 +113,7 @@ class Worker:
             # The model may have been loaded before, for its fingerprint.
             started = time.monotonic() - sum(self._seconds.values())
             model = self.model(item.model)
-            folder = self.store.work_folder(key)
+            folder = self.store.unfinished_folder(key)
             found = None
             try:
                 with _counting_deaths(folder):

@@ -11,7 +11,7 @@ import torch
 
 from lofit_lens.cluster import run_on_ray
 from lofit_lens.store import RunStore
-from lofit_lens.study import Study, run_study, time_table
+from lofit_lens.study import Study, run_study, study_status, time_table
 from lofit_lens.tasks import Counterfactual, Kinship, Truth
 
 SIZES = {"n_train": 16, "n_val": 2, "n_test": 16}
@@ -40,6 +40,7 @@ def test_what_a_study_costs_beyond_its_unavoidable_parts(tmp_path):
     run_study(STUDY, RunStore(tmp_path))
     wall = time.monotonic() - started
     times = time_table(STUDY, RunStore(tmp_path)).set_index("part")
+    assert set(study_status(STUDY, RunStore(tmp_path))["state"]) == {"done"}
     needed = times.loc[["scores", "fit", "evaluate"], "seconds"].sum()
     print(f"\n{times.to_string(float_format='{:.2f}'.format)}")
     print(f"wall {wall:.0f} s, {wall / needed:.2f} of the unavoidable {needed:.0f} s (wanted 1.30)")
@@ -49,13 +50,15 @@ def test_what_a_study_costs_beyond_its_unavoidable_parts(tmp_path):
 def test_what_a_second_worker_saves(tmp_path):
     ray = pytest.importorskip("ray")
     few = replace(STUDY, heads=("own", "random"))
-    seconds = {}
+    seconds, values = {}, {}
     for workers in (1, 2):
         ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
-        store = RunStore(tmp_path / f"{workers} {len(seconds)}")
+        store = RunStore(tmp_path / str(workers))
         run_on_ray(replace(few, methods={}), RunStore(tmp_path / "warm"))  # Ray is up
         started = time.monotonic()
         run_on_ray(few, store)
-        seconds.setdefault(workers, []).append(time.monotonic() - started)
+        seconds[workers] = time.monotonic() - started
+        values[workers] = store.table()["value"].tolist()
         ray.shutdown()
-    print(f"\n{seconds}: {min(seconds[1]) / min(seconds[2]):.2f} times as fast with two workers (wanted 1.6)")
+    assert values[1] == values[2]
+    print(f"\n{seconds}: {seconds[1] / seconds[2]:.2f} times as fast with two workers (wanted 1.6)")

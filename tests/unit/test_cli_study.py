@@ -46,6 +46,8 @@ def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(done, tmp_path):
     said = study("run", file, "--store", tmp_path / "store", "--dry-run")
     assert re.search(r"tiny-llama +kinship +cell +3 +0 +0", said)
     assert re.search(r"tiny-llama +any +head scores +1 +0 +0", said)
+    assert "to do: tiny-llama.kinship.lofit.own.k2.seed0\n" in said
+    assert "to do: tiny-llama.kinship.lofit.own.seed0.scores, used by 1\n" in said
     assert re.search(r"what is left: about \d+ s one after the other, \d+ MB in", said)
     assert not (tmp_path / "store").exists()
 
@@ -103,7 +105,7 @@ def test_what_failed_is_said_and_tried_again(done, tmp_path):
 def test_what_can_go_is_listed_and_removed_when_asked_to(done, tmp_path):
     file, whole, _ = done
     store = RunStore(shutil.copytree(whole, tmp_path / "store"))
-    work = store.work_folder(store.folders()[0].name[-16:])
+    work = store.unfinished_folder(store.folders()[0].name[-16:])
     work.mkdir(parents=True)
     (work / "attempt.json").write_text(json.dumps({"deaths": 0, "reached": []}))
     assert f"{work}  (finished)" in study("gc", file, "--store", store.root)

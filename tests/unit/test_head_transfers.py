@@ -223,6 +223,7 @@ def test_the_table_compiles(tmp_path):
     page = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{result.to_latex()}\end{{document}}"
     (tmp_path / "page.tex").write_text(page)
     subprocess.run(["pdflatex", "-halt-on-error", "page.tex"], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "page.pdf").stat().st_size > 0
 
 
 # Studies

@@ -459,7 +459,7 @@ def test_a_process_that_dies_too_often_at_an_item_leaves_it_alone(tmp_path):
     worker = Worker(study, store)
     catalogue = worker.catalogue("tiny-llama")
     cell = next(study.cells())
-    note = store.work_folder(catalogue.key(cell)) / "attempt.json"
+    note = store.unfinished_folder(catalogue.key(cell)) / "attempt.json"
     note.parent.mkdir(parents=True)
     note.write_text(json.dumps({"deaths": 4, "reached": []}))
     assert worker.attempt(cell, catalogue)
@@ -545,7 +545,7 @@ def test_leftovers_are_what_nobody_needs(done, tmp_path):
     study, store = done
     copy = RunStore(shutil.copytree(store.root, tmp_path / "copy"))
     key = copy.folders()[0].name[-16:]
-    (copy.work_folder(key) / "fit").mkdir(parents=True)
+    (copy.unfinished_folder(key) / "fit").mkdir(parents=True)
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     for pid in (child.pid, os.getpid()):
@@ -553,7 +553,7 @@ def test_leftovers_are_what_nobody_needs(done, tmp_path):
     copy.mark_failed(key, {"error": "WorkerCrashedError", "message": "somebody else has done it since"})
     assert retry_study(study, copy) == []
     found = {leftover.path.relative_to(copy.root).parts[0]: leftover.why for leftover in studies.leftovers(study, copy)}
-    gone = {"work": "finished", "activations": "finished", "residuals": "finished"}
+    gone = {"unfinished": "finished", "activations": "finished", "residuals": "finished"}
     assert found == {**gone, "failures": "finished", "runs": "left by a killed process"}
     drafts = [leftover.path for leftover in studies.leftovers(study, copy) if leftover.path.suffix == ".tmp"]
     assert [str(child.pid) in path.name for path in drafts] == [True], "what this process writes is left to it"

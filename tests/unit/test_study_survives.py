@@ -129,7 +129,7 @@ def test_killed_at_25_random_moments_it_gives_what_it_would_have_given(whole, tm
     assert nursery.wait() == 0
     assert set(study_status(STUDY, store)["state"]) == {"done"}
     assert_same_results(store, whole)
-    assert not list(store.root.glob("work/*"))
+    assert not list(store.root.glob("unfinished/*"))
     assert not list(store.root.glob("leases/*.json"))
 
 
