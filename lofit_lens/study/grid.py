@@ -55,6 +55,7 @@ from lofit_lens.study.settings import (
     said,
 )
 from lofit_lens.tasks import Task
+from lofit_lens.tasks.base import Metric
 
 HeadSource = Literal[
     "own",
@@ -121,6 +122,7 @@ class Study:
         n_train: training examples of every task, one value after the other; none is the tasks' own sizes.
         skip: cells that are not run.
         split: that is judged.
+        metric: that it is judged by; None is each task's own.
         dtype: of the models.
     """
 
@@ -134,6 +136,7 @@ class Study:
     n_train: tuple[Count, ...] = ()
     skip: tuple[Skip, ...] = ()
     split: Literal["val", "test"] = "test"
+    metric: Metric | None = None
     dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:

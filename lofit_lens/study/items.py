@@ -118,6 +118,7 @@ class Catalogue:
             "heads": None if selection is None else {"k": item.k, **self._of_selection(selection)},
             "seed": item.seed,
             "split": self.study.split,
+            "metric": self.study.metric or self.study.tasks[item.task].metric,
         }
 
     def methods(self, cell: Cell) -> tuple[Any, ...]:

@@ -141,7 +141,8 @@ class Worker:
         task = self.study.task_at(item.task, item.n_train)
         fit, trials = (None, ()) if item.method is None else self._fit(model, item, catalogue, folder)
         with self._timed("evaluate"):
-            evaluation = evaluate(model, task, None if fit is None else fit.intervention, split=self.study.split)
+            edit = None if fit is None else fit.intervention
+            evaluation = evaluate(model, task, edit, split=self.study.split, metric=self.study.metric)
         run = Run(settings, fit, evaluation, item.labels, self._parts(), trials, environment_of(model))
         stored = self.store.put(run, model)
         if self.track is not None:
@@ -166,7 +167,7 @@ class Worker:
                     fits.append(method.fit(model, task, seed=cell.seed))
                 if len(methods) > 1:
                     with self._timed("choose"):
-                        values.append(evaluate(model, task, fits[-1].intervention, split="val").value)
+                        values.append(evaluate(model, task, fits[-1].intervention, split="val", metric=self.study.metric).value)
         if len(methods) == 1:
             return fits[0], ()
         trials = tuple({"settings": m.settings(), "val": value} for m, value in zip(methods, values, strict=True))

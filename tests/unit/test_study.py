@@ -219,6 +219,7 @@ def test_what_step_2_alone_reads_makes_no_other_head_scores():
         {"seeds": [1]},
         {"k": [3]},
         {"split": "val"},
+        {"metric": "mc1"},
         {"dtype": "bfloat16"},
         {"methods": {"lofit": replace(QUICK, offset_lr=0.5)}},
         {"tasks": {"kinship": Kinship(**{**SIZES, "n_test": 7}), "counter": Counterfactual(**SIZES)}},
@@ -278,6 +279,17 @@ def test_a_cell_is_what_the_functions_give(done, llama):
     assert run.evaluation == ll.evaluate(llama, task, best.intervention)
     assert [trial["val"] for trial in run.trials] == values
     assert run.fit.losses["offset"] == best.losses["offset"]
+
+
+def test_another_metric_judges_and_chooses(tmp_path, llama):
+    rates = {"offset_lr": (3e-2, 1e-1)}
+    study = small(
+        tasks={"truth": Truth(**SIZES)}, methods={"lofit": Settings(QUICK, rates)}, heads=["random"], metric="exact_match"
+    )
+    store = RunStore(tmp_path)
+    assert run_study(study, store)["metric"].tolist() == ["exact_match"] * 2
+    (run,) = (run for cell, run in studies.runs(study, store).items() if cell.method)
+    assert run.evaluation == ll.evaluate(llama, study.tasks["truth"], run.fit.intervention, metric="exact_match")
 
 
 def test_every_source_gives_the_heads_that_its_function_gives(tmp_path, llama):
