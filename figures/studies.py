@@ -21,6 +21,7 @@ import lofit_lens as ll
 from lofit_lens.files import write_text_atomically
 from lofit_lens.interventions import Adapter
 from lofit_lens.lens import LensModel
+from lofit_lens.markdown import markdown_table
 from lofit_lens.statistics import mean_interval
 from lofit_lens.tasks import Task
 
@@ -142,7 +143,5 @@ def interval_text(mean: float, low: float, high: float) -> str:
 def write_table(frame: pd.DataFrame, folder: Path, name: str) -> None:
     """As CSV and as Markdown, and on the screen."""
     write_text_atomically(folder / f"{name}.csv", frame.to_csv(index=False))
-    lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + "---|" * len(frame.columns)]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in frame.itertuples(index=False)]
-    write_text_atomically(folder / f"{name}.md", "\n".join(lines) + "\n")
+    write_text_atomically(folder / f"{name}.md", markdown_table(frame))
     print(frame.to_string(index=False))

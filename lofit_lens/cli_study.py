@@ -6,13 +6,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from lofit_lens.files import check_writable, write_text_atomically
+from lofit_lens.markdown import markdown_table
 from lofit_lens.store import RunStore
 from lofit_lens.study import Study, leftovers, plan, retry_study, run_study, study_status, study_table, time_table
 from lofit_lens.tracking import SERVICES, checked_service
@@ -116,7 +116,7 @@ def table(
     if out.suffix == ".parquet":
         found.to_parquet(out, index=False)
     else:
-        write_text_atomically(out, found.to_csv(index=False) if out.suffix == ".csv" else _markdown(found))
+        write_text_atomically(out, found.to_csv(index=False) if out.suffix == ".csv" else markdown_table(found))
     console.print(f"{len(found)} cells in {out}", highlight=False, soft_wrap=True)
 
 
@@ -198,15 +198,6 @@ def _print_status(study: Study, runs: RunStore, file: Path, store: Path | None) 
         for part, times_done, seconds, share in times.itertuples(index=False, name=None):
             shown.add_row(part, str(times_done), f"{seconds:.0f}", f"{share:.2f}")
         console.print(shown)
-
-
-def _markdown(frame: pd.DataFrame) -> str:
-    rows = [
-        list(map(str, frame.columns)),
-        ["---"] * len(frame.columns),
-        *(map(str, row) for row in frame.itertuples(index=False)),
-    ]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -140,13 +141,28 @@ def read_run(folder: Path, model: LensModel | None = None) -> Run:
     Raises:
         ValueError: it is damaged, or of another base model; the message names the folder to delete.
     """
-    try:
+    with _damage_named(folder):
         stored = read_summary(folder)
         fit = None if stored["stages"] is None else _read_fit(folder, stored["stages"], model)
-        evaluation = _read_evaluation(folder, stored["evaluation"])
-        labels, trials = stored["labels"], tuple(stored["trials"])
         environment = json.loads((folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
-        return Run(stored["settings"], fit, evaluation, labels, stored["seconds"], trials, environment)
+        evaluation, trials = _read_evaluation(folder, stored["evaluation"]), tuple(stored["trials"])
+        return Run(stored["settings"], fit, evaluation, stored["labels"], stored["seconds"], trials, environment)
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """A run's evaluation alone, which is read faster than its edit.
+
+    Raises:
+        ValueError: it is damaged; the message names the folder to delete.
+    """
+    with _damage_named(folder):
+        return _read_evaluation(folder, read_summary(folder)["evaluation"])
+
+
+@contextmanager
+def _damage_named(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         raise ValueError(
             f"the run in {folder} is damaged, or of another base model ({error}); delete that folder, and it will be run again"
@@ -173,7 +189,7 @@ def summary_row(folder: Path, labels: Mapping[str, Any] | None = None) -> pd.Dat
     Raises:
         ValueError: it is damaged.
     """
-    try:
+    with _damage_named(folder):
         summary = read_summary(folder)
         found = summary["evaluation"]
         low, high = found["interval"]
@@ -189,8 +205,6 @@ def summary_row(folder: Path, labels: Mapping[str, Any] | None = None) -> pd.Dat
             "folder": folder.name,
         }
         return pd.concat([label_frame(labels or summary["labels"], 1), pd.DataFrame([of_run])], axis=1)
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise ValueError(f"the run in {folder} is damaged ({error!r}); delete that folder, and it will be run again") from error
 
 
 def read_losses(folder: Path) -> list[dict[str, Any]]:

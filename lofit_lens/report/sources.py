@@ -11,7 +11,7 @@ from lofit_lens.heads import Head, HeadScores
 from lofit_lens.interventions import HeadIntervention, load_adapter
 from lofit_lens.outcomes import Evaluation
 from lofit_lens.results import Result, load_result
-from lofit_lens.runs import ADAPTER_FOLDER, RUN_FILE, read_run
+from lofit_lens.runs import ADAPTER_FOLDER, RUN_FILE, read_evaluation, read_summary
 
 #: The method of a run without an edit.
 BASE = "base model"
@@ -162,19 +162,12 @@ def _read_adapter(folder: Path) -> ShownRun:
 
 
 def _read_run(folder: Path) -> ShownRun:
-    run = read_run(folder)
-    if run.fit is None:
-        return ShownRun(
-            folder=folder.name,
-            task=str(run.labels.get("task", run.evaluation.task)),
-            method=BASE,
-            seed=None,
-            model=str(run.labels.get("model", run.settings.get("model", ""))),
-            task_settings=run.evaluation.task_settings,
-            evaluation=run.evaluation,
-        )
-    fitted = _read_adapter(folder / ADAPTER_FOLDER)
-    return replace(fitted, folder=folder.name, task=str(run.labels.get("task", run.evaluation.task)), evaluation=run.evaluation)
+    evaluation, summary = read_evaluation(folder), read_summary(folder)
+    known = {"folder": folder.name, "task": str(summary["labels"].get("task", evaluation.task)), "evaluation": evaluation}
+    if summary["stages"] is not None:
+        return replace(_read_adapter(folder / ADAPTER_FOLDER), **known)
+    model = str(summary["labels"].get("model", summary["settings"].get("model", "")))
+    return ShownRun(method=BASE, seed=None, model=model, task_settings=evaluation.task_settings, **known)
 
 
 def _origin(made_by: Mapping[str, Any]) -> Mapping[str, Any]:

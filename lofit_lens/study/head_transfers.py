@@ -8,7 +8,7 @@ from typing import TypeVar
 from lofit_lens.analysis import HeadTransfer, head_transfer
 from lofit_lens.analysis.head_transfers import BASE
 from lofit_lens.outcomes import Evaluation
-from lofit_lens.runs import read_run
+from lofit_lens.runs import read_evaluation
 from lofit_lens.store import RunStore
 from lofit_lens.study.grid import HEAD_SOURCES, Study
 from lofit_lens.study.table import finished
@@ -84,7 +84,7 @@ def _done(
         if cell.model != model:
             continue
         if cell.method is None:
-            judged = read_run(folder).evaluation
+            judged = read_evaluation(folder)
             # Once, whatever others are trained on, so that its training examples are not theirs.
             settings = study.task_at(cell.task, n_train).settings()
             found[BASE, cell.task] = dict.fromkeys(study.seeds, replace(judged, task_settings=settings))
@@ -92,7 +92,7 @@ def _done(
             assert cell.heads is not None
             assert cell.seed is not None
             row = cell.task if cell.heads == "own" else _ROWS.get(cell.heads, cell.heads)
-            found.setdefault((row, cell.task), {})[cell.seed] = read_run(folder).evaluation
+            found.setdefault((row, cell.task), {})[cell.seed] = read_evaluation(folder)
     return found
 
 
