@@ -3,12 +3,9 @@
 ITI (Li et al. 2023, section 3.1) reads `z` at the last token of `prompt + answer`, which is what is taken unless another is
 asked for. Texts are packed, so that a question is run once under all its answers (see `packing`); a pass ends at the last head
 that is looked at, so nothing is unembedded. With a folder the result stays on disk: the same texts and model are read back from
-there, and memory holds what is looked at. The same model is one with the same configuration, and the same weights to the last
-bit; all of them are read to tell, which takes a second for a gigabyte or two.
+there, and memory holds what is looked at. Which model that is, `models.exact_fingerprint` tells.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,9 +17,10 @@ from torch import Tensor
 
 from lofit_lens import lens
 from lofit_lens.batches import TOKEN_BUDGET, by_length, encode, padded
+from lofit_lens.checkpoints import short_sha256
 from lofit_lens.files import new_file
 from lofit_lens.lens import LensModel
-from lofit_lens.models import check_model
+from lofit_lens.models import check_model, exact_fingerprint
 from lofit_lens.packing import packs
 from lofit_lens.prefixes import can_pack, unread_prefix
 from lofit_lens.progress import progress
@@ -193,13 +191,7 @@ def _refuse_edited(model: LensModel) -> None:
 
 
 def _key(model: LensModel, texts: Sequence[_Text], hooks: Mapping[int, str], shape: tuple[int, ...]) -> str:
-    # Values that JSON does not know, such as a dtype, are left out: what they print may differ from run to run.
-    wanted = [texts, hooks, shape, lens.configuration(model)]
-    digest = hashlib.sha256(json.dumps(wanted, default=lambda _: None).encode())
-    for weight in lens.weights(model):
-        digest.update(f"{weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+    return short_sha256([exact_fingerprint(model), texts, hooks, shape])
 
 
 def _run(model: LensModel, texts: Sequence[_Text], hooks: Mapping[int, str], found: Tensor, token_budget: int) -> None:

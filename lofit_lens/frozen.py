@@ -27,7 +27,7 @@ from lofit_lens.checkpoints import short_sha256
 from lofit_lens.files import new_file
 from lofit_lens.layout import laid_out, right_padded
 from lofit_lens.lens import LensModel
-from lofit_lens.models import check_model, fingerprint_of_all
+from lofit_lens.models import check_model, exact_fingerprint
 from lofit_lens.progress import progress
 
 #: Residuals are kept in memory up to this many bytes, the rest on disk.
@@ -120,7 +120,7 @@ class ResidualStore:
         if folder is None or lens.is_hooked(model):
             return None
         texts = [(sequence.prompt, sequence.answer) for sequence in sequences]
-        wanted = [fingerprint_of_all(model), str(model.cfg.dtype), self.layer, token_budget, texts]
+        wanted = [exact_fingerprint(model), self.layer, token_budget, texts]
         return folder / f"{short_sha256(wanted)}.safetensors"
 
     def _run(self, model: LensModel, sequences: Sequence[TokenSequence], token_budget: int) -> None:

@@ -287,11 +287,6 @@ def weights(model: LensModel) -> list[nn.Parameter]:
     return list({id(weight): weight for weight in own}.values())
 
 
-def configuration(model: LensModel) -> dict[str, Any]:
-    """What the model's layers go by besides their weights: the wrapped Hugging Face model's configuration, or `cfg`."""
-    return (model.original_model.config if is_bridge(model) else model.cfg).to_dict()
-
-
 def model_device(model: LensModel) -> torch.device:
     """Where tokens go in: the device of the embedding."""
     return torch.device(model.cfg.device) if model.cfg.device is not None else next(model.parameters()).device

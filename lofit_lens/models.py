@@ -1,6 +1,7 @@
 """Load a model, and check once that it is one this library can work on exactly."""
 
 import hashlib
+import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,10 @@ from lofit_lens.lens import LensModel
 from lofit_lens.progress import hub_bars_on_a_terminal_only
 from lofit_lens.tiny import FAMILIES, tiny_pair
 
+#: In configurations, and no matter to what a model computes; dtype and device, its weights have.
+_NO_MATTER = frozenset(
+    {"_name_or_path", "model_name", "tokenizer_name", "transformers_version", "dtype", "torch_dtype", "device", "n_devices", "seed"}
+)
 #: Entries sampled from each weight for the fingerprint: enough to tell apart any two fine-tunes, quick to read.
 FINGERPRINT_SAMPLES = 256
 
@@ -164,14 +169,31 @@ def fingerprint(model: LensModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def fingerprint_of_all(model: LensModel) -> str:
-    """`fingerprint`, and samples of all other weights: models that differ in their MLPs alone, as edited facts do, are told
-    apart. A HookedTransformer, which holds its weights in another form, has another one than a TransformerBridge.
+def exact_fingerprint(model: LensModel) -> str:
+    """A short hash of all that the model's outputs depend on: configuration, tokenizer, BOS, every weight to the last bit.
+
+    Reading the weights takes a second for a gigabyte or two. In another dtype a model is another one, and a HookedTransformer
+    is another one than a TransformerBridge, as either computes other bits. Hooks are no part of it.
     """
-    digest = hashlib.sha256(fingerprint(model).encode())
+    tokenizer = model.tokenizer
+    texts = [sorted(tokenizer.get_vocab().items()), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.chat_template]
+    # Values that JSON does not know are left out: what they print may differ from run to run.
+    read_by = [_configuration(model), texts, bool(model.cfg.default_prepend_bos)]
+    digest = hashlib.sha256(json.dumps(read_by, default=lambda _: None, sort_keys=True).encode())
     for weights in lens.weights(model):
-        digest.update(_samples(weights))
+        digest.update(f"{weights.dtype} {tuple(weights.shape)}".encode())
+        digest.update(weights.detach().cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def _configuration(model: LensModel) -> dict[str, Any]:
+    """What the model's layers go by besides their weights: the wrapped Hugging Face model's configuration, or `cfg`.
+
+    Without what is no matter to them: names, versions, placement, and the dtype, which the weights have. Of a Hugging Face
+    configuration what it does not leave at its default, as later versions add settings.
+    """
+    found = model.original_model.config.to_diff_dict() if lens.is_bridge(model) else model.cfg.to_dict()
+    return {name: value for name, value in found.items() if name not in _NO_MATTER}
 
 
 def _samples(weights: torch.Tensor) -> bytes:

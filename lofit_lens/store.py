@@ -7,7 +7,7 @@
     ROOT/failures/KEY.json       what could not be run, and why
     ROOT/unfinished/KEY/         what an unfinished run goes on from
     ROOT/leases/KEY.json         who is at what
-    ROOT/models.json             the fingerprint of every model that was loaded, by name
+    ROOT/models.json             the fingerprint of every model that was loaded, by dtype and name
     ROOT/journal.jsonl           what was done when, and how long each part took
 
 Everything is written in one step: a run is there whole or not at all, whatever kills the process. The Parquet files say what
@@ -159,19 +159,23 @@ class RunStore:
     def forget_failure(self, key: str) -> None:
         self._failure_path(key).unlink(missing_ok=True)
 
-    def fingerprints(self) -> dict[str, str]:
-        """Of every model that was loaded for this store, by name."""
-        with suppress(FileNotFoundError):
-            return json.loads((self.root / "models.json").read_text(encoding="utf-8"))
-        return {}
+    def fingerprints(self, dtype: str) -> dict[str, str]:
+        """Of every model that was loaded for this store in that dtype, by name."""
+        return self._all_fingerprints().get(dtype, {})
 
-    def note_fingerprint(self, name: str, fingerprint: str) -> None:
+    def note_fingerprint(self, name: str, dtype: str, fingerprint: str) -> None:
         """Remember which model that is, so that what is done can be told without loading it."""
         self.root.mkdir(parents=True, exist_ok=True)
         with FileLock(self.root / ".models.lock"):
-            known = self.fingerprints()
-            if known.get(name) != fingerprint:
-                write_json_atomically(self.root / "models.json", {**known, name: fingerprint})
+            known = self._all_fingerprints()
+            if known.get(dtype, {}).get(name) != fingerprint:
+                known[dtype] = {**known.get(dtype, {}), name: fingerprint}
+                write_json_atomically(self.root / "models.json", known)
+
+    def _all_fingerprints(self) -> dict[str, dict[str, str]]:
+        with suppress(FileNotFoundError):
+            return json.loads((self.root / "models.json").read_text(encoding="utf-8"))
+        return {}
 
     def note(self, entry: Mapping[str, Any]) -> None:
         """Add a line to the journal: what was done, and how long that took."""

@@ -225,7 +225,7 @@ class Study:
             ValueError: an example that cannot be made.
         """
         for name, n_train in dict.fromkeys((cell.task, cell.n_train) for cell in self.cells()):
-            self.task_at(name, n_train).digest(dict.fromkeys(("train", "val", self.split)))
+            self.task_at(name, n_train).digest()
 
     def task_at(self, name: str, n_train: int | None) -> Task:
         """A task of the study, with so many training examples where they are varied."""

@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from lofit_lens.checkpoints import short_sha256
 from lofit_lens.methods import ITI, LoFiT
 from lofit_lens.runs import key_of, name_of
 from lofit_lens.study.grid import HEAD_SOURCES, Cell, Study
 from lofit_lens.tasks import Task
 
-#: Sources that ask nothing of a task, of a seed, and those that want to know how many heads will be taken.
-TASKLESS = ("random", "random-per-layer")
+#: Sources that draw, whatever a task is trained on; that ask nothing of a seed; that want to know how many heads will be taken.
+BLIND = ("random", "random-per-layer")
 SEEDLESS = ("gradient", "greedy-gradient")
 FOR_K = ("random-like-own", "greedy-gradient")
 #: Sources that are the method's own first step, on the task or on another.
@@ -27,8 +28,8 @@ class Selection:
     Args:
         model: its name.
         source: a `HeadSource`, but for "others".
-        task: whose; None where that makes no difference, as for all that follows.
-        method: whose first step it is.
+        task: whose.
+        method: whose first step it is; None where that makes no difference, as for all that follows.
         n_train: training examples, where the study varies them.
         k: how many heads will be taken.
         seed: of what is random.
@@ -36,7 +37,7 @@ class Selection:
 
     model: str
     source: str
-    task: str | None = None
+    task: str
     method: str | None = None
     n_train: int | None = None
     k: int | float | None = None
@@ -65,15 +66,13 @@ def selection_of(cell: Cell) -> Selection | None:
         return None
     lends_own = cell.heads not in HEAD_SOURCES
     source = "own" if lends_own else cell.heads
-    if source in TASKLESS:
-        return Selection(cell.model, source, seed=cell.seed)
     by_method = source in BY_METHOD
     return Selection(
         model=cell.model,
         source=source,
         task=cell.heads if lends_own else cell.task,
         method=cell.method if by_method else None,
-        n_train=cell.n_train,
+        n_train=None if source in BLIND else cell.n_train,
         k=cell.k if by_method or source in FOR_K else None,
         seed=None if source in SEEDLESS else cell.seed,
     )
@@ -130,12 +129,15 @@ class Catalogue:
     def selector(self, selection: Selection) -> LoFiT | ITI:
         """The method whose first step scores heads there, without what that step does not read."""
         assert selection.method is not None
-        assert selection.task is not None
         place = Cell(selection.model, selection.task, selection.method, "own", selection.k, selection.n_train)
         method: Any = self.study.method_at(place)
         if selection.source == "bias":
             method = replace(method, select_by="offset")
         return method.selector()
+
+    def seed_of_draw(self, selection: Selection) -> int:
+        """Of what is random in a source: each task has draws of its own, so that tasks are as many trials as there are tasks."""
+        return int(short_sha256([selection.source, self._task(selection.task, None), selection.seed])[:8], 16)
 
     def needs(self, item: Item) -> Selection | None:
         """What has to be done first."""
@@ -158,11 +160,10 @@ class Catalogue:
         return list(found.values())
 
     def _of_selection(self, selection: Selection) -> dict[str, Any]:
-        task = None if selection.task is None else self._task(selection.task, selection.n_train)
         by_method = selection.method is not None
         return {
             "source": selection.source,
-            "task": task,
+            "task": self._task(selection.task, selection.n_train),
             "method": _method(self.selector(selection)) if by_method else None,
             "for_k": selection.k if selection.source in FOR_K else None,
             "seed": selection.seed,
@@ -170,9 +171,8 @@ class Catalogue:
 
     def _task_settings(self, name: str, n_train: int | None) -> dict[str, Any]:
         task = self.study.task_at(name, n_train)
-        # A few-shot prompt and a choice by validation read other splits than the one that is judged.
-        splits = ("train", "val", self.study.split)
-        return {**_judged_by(task), "data": task.digest(dict.fromkeys(splits))}
+        # All splits: a few-shot prompt and a choice by validation read others than the one that is judged.
+        return {**_judged_by(task), "data": task.digest()}
 
 
 def _judged_by(task: Task) -> dict[str, Any]:

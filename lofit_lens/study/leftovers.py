@@ -43,7 +43,7 @@ def leftovers(study: Study, store: RunStore, *, of_others: bool = False) -> list
         store: what nobody works at now is looked at.
         of_others: also runs, head scores, failures and half-done work that this study has nothing to do with.
     """
-    catalogue = Catalogue(study, store.fingerprints())
+    catalogue = Catalogue(study, store.fingerprints(study.dtype))
     items = [item for model in study.models if model in catalogue.fingerprints for item in catalogue.items(model)]
     states = {catalogue.key(item): state_of(item, catalogue, store) for item in items}
     is_at_rest = not any(store.is_leased(path.stem) for path in store.root.glob("leases/[!.]*.json"))

@@ -19,7 +19,7 @@ import torch
 
 from lofit_lens.store import RunStore
 from lofit_lens.study.grid import Cell, Study
-from lofit_lens.study.items import OF_OWN, Catalogue, Item, Selection
+from lofit_lens.study.items import BLIND, OF_OWN, Catalogue, Item, Selection
 from lofit_lens.study.work import state_of
 from lofit_lens.tasks import Task
 
@@ -77,7 +77,7 @@ class Plan:
 
 def plan(study: Study, store: RunStore) -> Plan:
     """Look at what a study has to do on that store, without loading a model."""
-    fingerprints = store.fingerprints()
+    fingerprints = store.fingerprints(study.dtype)
     notes: dict[str, None] = {}
     catalogue = _Lenient(
         study, {model: fingerprints.get(model, f"of {model}, not loaded yet") for model in study.models}, notes
@@ -145,7 +145,7 @@ class _Seconds:
     def _passes(self, item: Item) -> float:
         """Tokens that go through the model, as many times as they do."""
         if isinstance(item, Selection):
-            if item.task is None or item.source in OF_OWN:
+            if item.source in (*BLIND, *OF_OWN):
                 return 0.0
             train = self._tokens(item.task, item.n_train, "train")
             if item.method is None:

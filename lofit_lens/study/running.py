@@ -50,7 +50,7 @@ def run_study(
 
 def retry_study(study: Study, store: RunStore) -> list[str]:
     """Forget what could not be done, so that the next `run_study` tries it again from its start; the names of what failed."""
-    catalogue = Catalogue(study, store.fingerprints())
+    catalogue = Catalogue(study, store.fingerprints(study.dtype))
     forgotten = []
     for model in study.models:
         if model in catalogue.fingerprints:

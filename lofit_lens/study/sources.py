@@ -25,16 +25,16 @@ def scores_for(model: LensModel, selection: Selection, catalogue: Catalogue, sto
         ArithmeticError: the loss became NaN or infinite.
     """
     seed = selection.seed or 0
+    drawn = catalogue.seed_of_draw(selection)
     if selection.source == "random":
-        return random_scores(model, seed=seed)
+        return random_scores(model, seed=drawn)
     if selection.source == "random-per-layer":
-        return spread_over_layers(random_scores(model, seed=seed))
+        return spread_over_layers(random_scores(model, seed=drawn))
     if selection.source == "own-per-layer":
         return spread_over_layers(stored_scores(own_of(selection), catalogue, store))
     if selection.source == "random-like-own":
         like = stored_scores(own_of(selection), catalogue, store).top(selection.k or 1)
-        return random_scores(model, seed=seed, like=like)
-    assert selection.task is not None
+        return random_scores(model, seed=drawn, like=like)
     task = catalogue.study.task_at(selection.task, selection.n_train)
     if selection.source == "iti":
         return with_shared_activations(ITI(), store).select(model, task, seed=seed)

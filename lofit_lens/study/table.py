@@ -20,7 +20,7 @@ UNAVOIDABLE = ("scores", "fit", "choose", "evaluate")
 
 def finished(study: Study, store: RunStore) -> Iterator[tuple[Cell, Path]]:
     """The study's cells that are done, each with the folder of its run."""
-    catalogue = Catalogue(study, store.fingerprints())
+    catalogue = Catalogue(study, store.fingerprints(study.dtype))
     for cell in study.cells():
         if cell.model in catalogue.fingerprints and (folder := store.find(catalogue.settings(cell))) is not None:
             yield cell, folder
@@ -39,7 +39,7 @@ def runs(study: Study, store: RunStore) -> dict[Cell, Run]:
 
 def head_scores(study: Study, store: RunStore) -> dict[Selection, HeadScores]:
     """All head scores that cells take their heads from, as far as they are done."""
-    catalogue = Catalogue(study, store.fingerprints())
+    catalogue = Catalogue(study, store.fingerprints(study.dtype))
     models = [model for model in study.models if model in catalogue.fingerprints]
     selections = [item for model in models for item in catalogue.items(model) if isinstance(item, Selection)]
     found = {selection: store.get_scores(catalogue.settings(selection)) for selection in selections}
@@ -53,11 +53,11 @@ def study_status(study: Study, store: RunStore) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     for model in study.models:
-        if model not in store.fingerprints():  # never loaded: nothing is done
+        if model not in store.fingerprints(study.dtype):  # never loaded: nothing is done
             cells = (cell for cell in study.cells() if cell.model == model)
             rows += [{"model": model, "item": cell.name, "kind": "cell", "state": "to do", "error": ""} for cell in cells]
             continue
-        catalogue = Catalogue(study, store.fingerprints())
+        catalogue = Catalogue(study, store.fingerprints(study.dtype))
         rows += [_status(item, catalogue, store) for item in catalogue.items(model)]
     return pd.DataFrame(rows)
 
@@ -81,7 +81,7 @@ def time_table(study: Study, store: RunStore) -> pd.DataFrame:
 
     A model is loaded once by every process that works at the study; "other" is tokenising, storing and looking what is there.
     """
-    keys = {catalogue_key for catalogue_key in _keys(study, store)}
+    keys = set(_keys(study, store))
     entries = [entry for entry in store.journal() if entry["key"] in keys]
     totals: dict[str, list[float]] = {}
     for entry in entries:
@@ -96,7 +96,7 @@ def time_table(study: Study, store: RunStore) -> pd.DataFrame:
 
 
 def _keys(study: Study, store: RunStore) -> Iterator[str]:
-    catalogue = Catalogue(study, store.fingerprints())
+    catalogue = Catalogue(study, store.fingerprints(study.dtype))
     for model in study.models:
         if model in catalogue.fingerprints:
             yield from map(catalogue.key, catalogue.items(model))

@@ -21,7 +21,7 @@ from lofit_lens.files import write_json_atomically
 from lofit_lens.frozen import residuals_shared
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import Fit
-from lofit_lens.models import fingerprint_of_all, load_model
+from lofit_lens.models import exact_fingerprint, load_model
 from lofit_lens.runs import Run, environment_of
 from lofit_lens.store import RunStore
 from lofit_lens.study.grid import Cell, Study
@@ -62,9 +62,9 @@ class Worker:
 
     def catalogue(self, model_name: str) -> Catalogue:
         """What determines the items of that model, which is loaded if nobody has said yet which it is."""
-        if model_name not in self.store.fingerprints():
+        if model_name not in self.store.fingerprints(self.study.dtype):
             self.model(model_name)
-        return Catalogue(self.study, self.store.fingerprints())
+        return Catalogue(self.study, self.store.fingerprints(self.study.dtype))
 
     def model(self, name: str) -> LensModel:
         """The model; the one before is let go of.
@@ -82,18 +82,18 @@ class Worker:
                     model = load_model(name, dtype=dtype, accept_license=self.accept_license, **placement)
                 except (OSError, RuntimeError, ImportError) as error:  # no licence, no connection, no room
                     raise ValueError(f"cannot load model {name!r}: {error}") from error
-            self._refuse_another(name, fingerprint_of_all(model))
+            self._refuse_another(name, exact_fingerprint(model))
             self._loaded = name, model
         return self._loaded[1]
 
     def _refuse_another(self, name: str, found: str) -> None:
-        known = self.store.fingerprints().get(name, found)
+        known = self.store.fingerprints(self.study.dtype).get(name, found)
         if known != found:
             raise ValueError(
                 f"{name!r} is another model ({found}) than the one that {self.store.root} has runs of ({known}); use another "
                 "store, or another name for one of them"
             )
-        self.store.note_fingerprint(name, found)
+        self.store.note_fingerprint(name, self.study.dtype, found)
 
     def attempt(self, item: Item, catalogue: Catalogue) -> bool:
         """Do an item that waits for nothing, unless somebody else is at it; whether it was ours.

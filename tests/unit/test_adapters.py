@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from lofit_lens import HeadIntervention, attached, load_model, methods, tiny_model
 from lofit_lens.adapters import CARD_FILE, CONFIG_FILE, REQUIRED, VECTORS_FILE, read_adapter
 from lofit_lens.heads import Head
-from lofit_lens.models import fingerprint, fingerprint_of_all
+from lofit_lens.models import fingerprint, exact_fingerprint
 from lofit_lens.tasks.base import Example
 
 HEADS = (Head(2, 3), Head(0, 1))
@@ -220,13 +220,38 @@ def test_the_fingerprint_is_of_the_weights_whatever_their_dtype(llama, other_lla
     assert fingerprint(other_llama) != fingerprint(llama)
 
 
-def test_an_edited_mlp_is_another_fingerprint_of_all_weights():
+def test_one_entry_of_an_mlp_is_another_exact_fingerprint():
     edited = tiny_model("llama")
-    before = fingerprint_of_all(edited)
-    assert before == fingerprint_of_all(tiny_model("llama", dtype=torch.bfloat16))
+    before = exact_fingerprint(edited)
+    assert before == exact_fingerprint(tiny_model("llama"))
+    weights = next(weight for name, weight in edited.named_parameters() if "mlp" in name)
     with torch.no_grad():
-        next(weight for name, weight in edited.named_parameters() if "mlp" in name).mul_(1.1)
-    assert fingerprint_of_all(edited) != before
+        weights[1, 7] *= 1.01
+    assert exact_fingerprint(edited) != before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_another_dtype_is_another_exact_fingerprint(llama, dtype):
+    assert exact_fingerprint(tiny_model("llama", dtype=dtype)) != exact_fingerprint(llama)
+
+
+def test_how_a_model_reads_its_weights_and_texts_is_in_its_exact_fingerprint():
+    found = [exact_fingerprint(tiny_model("llama"))]
+    for change in (
+        lambda model: setattr(model.original_model.config, "rms_norm_eps", 1e-3),
+        lambda model: setattr(model.cfg, "default_prepend_bos", False),
+        lambda model: model.tokenizer.add_tokens(["a new one"]),
+    ):
+        changed = tiny_model("llama")
+        change(changed)
+        found.append(exact_fingerprint(changed))
+    assert len(set(found)) == 4
+
+
+def test_what_a_model_is_called_is_not_in_its_exact_fingerprint(llama):
+    renamed = tiny_model("llama")
+    renamed.cfg.model_name = renamed.original_model.config._name_or_path = "mine"
+    assert exact_fingerprint(renamed) == exact_fingerprint(llama)
 
 
 def test_one_layer_tuned_a_little_is_another_fingerprint():

@@ -250,7 +250,7 @@ def filled(llama, tmp_path):
         store = ll.RunStore(tmp_path / "store")
         for model in study.models:
             store.note_fingerprint(model, f"fingerprint of {model}")
-        catalogue = Catalogue(study, store.fingerprints())
+        catalogue = Catalogue(study, store.fingerprints(study.dtype))
         for cell in study.cells():
             settings = study.task_at(cell.task, cell.n_train).settings()
             outcomes = "0101" if cell.method == "lora" or cell.k == 3 else numbers.get(cell.model, OUTCOMES[cell.heads])

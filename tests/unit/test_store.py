@@ -162,11 +162,13 @@ def test_failures_are_kept_until_they_are_forgotten(store):
 
 
 def test_fingerprints_and_the_journal_grow(store):
-    assert (store.fingerprints(), store.journal()) == ({}, [])
+    assert (store.fingerprints("float32"), store.journal()) == ({}, [])
     for name in ("a", "b"):
-        store.note_fingerprint(name, name * 3)
+        store.note_fingerprint(name, "float32", name * 3)
         store.note({"item": name})
-    assert store.fingerprints() == {"a": "aaa", "b": "bbb"}
+    store.note_fingerprint("a", "bfloat16", "c")
+    assert store.fingerprints("float32") == {"a": "aaa", "b": "bbb"}
+    assert store.fingerprints("bfloat16") == {"a": "c"}
     assert store.journal() == [{"item": "a"}, {"item": "b"}]
 
 

@@ -196,10 +196,10 @@ def test_exceptions_hold_where_they_say(done):
 
 def test_head_scores_are_made_once_for_all_cells_that_start_from_them(done):
     study, store = done
-    items = Catalogue(study, store.fingerprints()).items("tiny-llama")
+    items = Catalogue(study, store.fingerprints(study.dtype)).items("tiny-llama")
     scores = [item for item in items if isinstance(item, Selection)]
-    # For each seed: kinship's own, told's own at k = 2 and at k = 0.5 (another scale_lr), ITI's of both tasks, random.
-    assert len(scores) == 2 * (1 + 2 + 2 + 1)
+    # For each seed: kinship's own, told's own at k = 2 and at k = 0.5 (another scale_lr), ITI's and random ones of both tasks.
+    assert len(scores) == 2 * (1 + 2 + 2 + 2)
     assert len(list(store.root.glob("scores/*.json"))) == len(scores)
     assert len([entry for entry in store.journal() if entry["item"].endswith(".scores")]) == len(scores)
 
@@ -236,13 +236,22 @@ def test_the_key_of_a_cell_knows_all_that_determines_it(change):
 
 
 def test_a_tasks_examples_are_in_the_key_whatever_its_settings_say(tmp_path):
-    def key(answer):
-        records = [{"question": "q", "answer": answer}] * 3
-        data = {split: records for split in ("train", "val", "test")}
+    def key(**answers):
+        answers = {"train": "a", "val": "a", "test": "a"} | answers
+        data = {split: [{"question": "q", "answer": answer}] * 3 for split, answer in answers.items()}
         task = ll.tasks.Records(data, prompt="{question}", answer="{answer}")
-        return Catalogue(small(tasks={"mine": task}, heads=["own"]), {"tiny-llama": "f"}).key(Cell("tiny-llama", "mine"))
+        study = small(tasks={"mine": task}, heads=["own"], split="val")
+        return Catalogue(study, {"tiny-llama": "f"}).key(Cell("tiny-llama", "mine"))
 
-    assert key("a") == key("a") != key("b")
+    # A few-shot prompt has no example of any other split, the one that is not judged too.
+    assert len({key(), key(train="b"), key(val="b"), key(test="b")}) == 4
+    assert key() == key()
+
+
+def test_random_heads_are_drawn_anew_for_every_task_seed_and_kind():
+    catalogue = Catalogue(small(), {})
+    places = [(source, task, seed) for source in ("random", "random-per-layer") for task in ("kinship", "counter") for seed in (0, 1)]
+    assert len({catalogue.seed_of_draw(Selection("tiny-llama", source, task, seed=seed)) for source, task, seed in places}) == 8
 
 
 def test_a_methods_own_k_makes_no_other_cell():
@@ -272,7 +281,7 @@ def test_a_cell_is_what_the_functions_give(done, llama):
     values = [ll.evaluate(llama, task, fit.intervention, split="val").value for fit in fits]
     best = fits[values.index(max(values))]
     run = store.get(
-        Catalogue(study, store.fingerprints()).settings(Cell("tiny-llama", "kinship", "lofit", "own", 2, seed=1)), llama
+        Catalogue(study, store.fingerprints(study.dtype)).settings(Cell("tiny-llama", "kinship", "lofit", "own", 2, seed=1)), llama
     )
     assert run.fit.intervention.heads == best.intervention.heads
     assert torch.equal(run.fit.intervention.offset, best.intervention.offset)
@@ -299,20 +308,24 @@ def test_every_source_gives_the_heads_that_its_function_gives(tmp_path, llama):
     kinship, counter = study.tasks["kinship"], study.tasks["counter"]
     own = QUICK.select(llama, kinship, seed=3)
     select = ll.selection
+    catalogue = Catalogue(study, store.fingerprints(study.dtype))
+
+    def drawn(source):
+        return catalogue.seed_of_draw(Selection("tiny-llama", source, "kinship", seed=3))
+
     expected = {
         "own": own,
         "own-per-layer": ll.selection.spread_over_layers(own),
         "counter": QUICK.select(llama, counter, seed=3),
         "iti": ITI().select(llama, kinship, seed=3),
-        "random": select.random_scores(llama, seed=3),
-        "random-per-layer": select.spread_over_layers(select.random_scores(llama, seed=3)),
-        "random-like-own": select.random_scores(llama, seed=3, like=own.top(2)),
+        "random": select.random_scores(llama, seed=drawn("random")),
+        "random-per-layer": select.spread_over_layers(select.random_scores(llama, seed=drawn("random-per-layer"))),
+        "random-like-own": select.random_scores(llama, seed=drawn("random-like-own"), like=own.top(2)),
         "gradient": select.gradient_scores(llama, kinship, measure="fisher"),
         "greedy-gradient": select.greedy_gradient_scores(llama, kinship, k=2),
         "bias": replace(QUICK, select_by="offset").select(llama, kinship, seed=3),
         "layer-probes": select.layer_probe_scores(llama, kinship, seed=3),
     }
-    catalogue = Catalogue(study, store.fingerprints())
     for source, scores in expected.items():
         run = store.get(catalogue.settings(Cell("tiny-llama", "kinship", "lofit", source, 2, seed=3)), llama)
         assert run.fit.intervention.heads == scores.top(2), source
@@ -413,7 +426,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_others(tmp_path):
 
 def test_a_model_that_cannot_be_loaded_any_more_leaves_the_others(tmp_path, monkeypatch):
     study, store = small(models=["tiny-gpt2", "tiny-llama"], methods={}), RunStore(tmp_path)
-    store.note_fingerprint("tiny-gpt2", "of another day")
+    store.note_fingerprint("tiny-gpt2", "float32", "of another day")
     whole = studies.work.load_model
 
     def load(name, **settings):
@@ -453,7 +466,7 @@ def test_what_is_asked_for_again_while_a_study_runs_is_done(tmp_path, monkeypatc
 
 def test_another_model_of_the_same_name_is_refused(tmp_path):
     study, store = small(methods={}), RunStore(tmp_path)
-    store.note_fingerprint("tiny-llama", "another")
+    store.note_fingerprint("tiny-llama", "float32", "another")
     with pytest.raises(ValueError, match=r"'tiny-llama' is another model .* use another store"):
         run_study(study, store)
 
@@ -499,8 +512,8 @@ def test_what_somebody_is_at_is_left_to_them(tmp_path):
 def test_a_plan_counts_what_there_is_to_do_without_a_model(done, tmp_path):
     study, store = done
     ahead = plan(study, RunStore(tmp_path))
-    assert ahead.items["kind"].value_counts().to_dict() == {"cell": 38, "head scores": 12}
-    assert ahead.by_task()["pieces"].sum() == 50
+    assert ahead.items["kind"].value_counts().to_dict() == {"cell": 38, "head scores": 14}
+    assert ahead.by_task()["pieces"].sum() == 52
     assert set(ahead.items["state"]) == {"to do"}
     assert ahead.seconds > 0
     assert ahead.disk > 0
