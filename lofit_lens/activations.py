@@ -18,7 +18,7 @@ from torch import Tensor
 from lofit_lens import lens
 from lofit_lens.batches import TOKEN_BUDGET, by_length, encode, padded
 from lofit_lens.checkpoints import short_sha256
-from lofit_lens.files import new_file
+from lofit_lens.files import allocate, new_file
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model, exact_fingerprint
 from lofit_lens.packing import packs
@@ -168,6 +168,7 @@ def _collected(
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(path) as scratch:
+            allocate(scratch, torch.Size(shape).numel() * torch.float32.itemsize)
             fill(_mapped(scratch, shape, shared=True))
     return _mapped(path, shape, shared=False)
 

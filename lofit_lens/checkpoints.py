@@ -25,6 +25,10 @@ from torch import Tensor
 from lofit_lens.files import check_writable, new_file
 
 
+class UnusableStageError(ValueError):
+    """What was kept of a stage is damaged, or is of another fit."""
+
+
 @dataclass(frozen=True)
 class _Run:
     folder: Path
@@ -53,7 +57,8 @@ def resumable(folder: str | Path, *, every: float = 30.0) -> Iterator[None]:
         every: seconds between two writes, at least; the end of a stage is written at once.
 
     Raises:
-        ValueError: `every` is negative; and where a stage begins, its file is of another fit or damaged.
+        ValueError: `every` is negative.
+        UnusableStageError: where a stage begins, its file is of another fit or damaged.
         OSError: the folder cannot be written.
     """
     if not every >= 0:
@@ -128,7 +133,7 @@ class _Stage:
         """Bring a state to where it was when it was last kept, if it ever was.
 
         Raises:
-            ValueError: the file is of another fit, or damaged.
+            UnusableStageError: the file is of another fit, or damaged.
         """
         if not self._path.exists():
             return
@@ -137,7 +142,7 @@ class _Stage:
         differing = [name for name in {**got, **wanted} if got.get(name) != wanted.get(name)]
         if differing:
             told = "; ".join(f"got {name} {got.get(name)!r}, wanted {wanted.get(name)!r}" for name in differing[:3])
-            raise ValueError(
+            raise UnusableStageError(
                 f"{self._path} is of another fit: {told}; delete the folder to begin anew, or give this fit one of its own"
             )
         state.restore(tensors)
@@ -167,7 +172,9 @@ class _Stage:
             metadata, tensors, reason = {}, {}, str(error)
         kept = metadata.get("determined_by", "")
         if metadata.get("sha256") != _checksum(kept, tensors):
-            raise ValueError(f"{self._path} is damaged, or no stage of a fit ({reason}); delete the folder to begin anew")
+            raise UnusableStageError(
+                f"{self._path} is damaged, or no stage of a fit ({reason}); delete the folder to begin anew"
+            )
         return kept, tensors
 
 
@@ -182,7 +189,7 @@ def resumed(state: TrainingState, n_steps: int, determined_by: Callable[[], Mapp
         determined_by: what tells the stage from others, as plain JSON values.
 
     Raises:
-        ValueError: the stage's file is of another fit, or damaged.
+        UnusableStageError: the stage's file is of another fit, or damaged.
     """
     run = _RUN.get()
     if run is None:

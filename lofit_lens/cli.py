@@ -51,9 +51,10 @@ def _k(text: str) -> int | float:
 
 
 def _settings(words: list[str], method: type) -> dict[str, Any]:
-    """`--alpha 15 --direction probe` as settings of a method."""
+    """`--alpha 15 --direction=probe` as settings of a method."""
     known = tuple(method.__dataclass_fields__)
     settings: dict[str, Any] = {}
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     for option, text in itertools.zip_longest(words[::2], words[1::2]):
         name = option.removeprefix("--").replace("-", "_")
         if not option.startswith("--") or name not in known or text is None:
@@ -70,7 +71,7 @@ def _settings(words: list[str], method: type) -> dict[str, Any]:
 def fit(
     context: typer.Context,
     task: TaskArgument,
-    out: Annotated[Path, typer.Option(help="Folder for the adapter; must not exist yet.")],
+    out: Annotated[Path | None, typer.Option(help="New folder for the adapter (default: adapters/TASK-METHOD).")] = None,
     model: ModelOption = "smollm2-135m-instruct",
     k: Annotated[str | None, typer.Option(help="Heads to keep: a count (27) or a fraction (0.1).")] = None,
     seed: int = 0,
@@ -81,6 +82,7 @@ def fit(
     accept_license: LicenceOption = None,
 ) -> None:
     """Learn an adapter for a task, and save it. Further options are the method's settings: see `lofit-lens methods`."""
+    out = out or Path("adapters") / f"{Path(task).stem}-{method}"
     if out.exists():
         raise FileExistsError(f"{out} exists already; choose another folder for --out, or remove it")
     files.check_writable(out)
@@ -187,7 +189,7 @@ def methods() -> None:
         source = (sys.modules[method.__module__].__doc__ or "").splitlines()[0]
         table.add_row(name, settings, source)
     console.print(table)
-    console.print("lofit-lens fit TASK --out FOLDER --method NAME --some-setting VALUE", highlight=False)
+    console.print("lofit-lens fit TASK --method NAME --some-setting VALUE", highlight=False)
 
 
 @app.command()

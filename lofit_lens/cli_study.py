@@ -169,7 +169,7 @@ def _print_plan(study: Study, runs: RunStore) -> None:
     console.print(f"{len(shared)} head scores are made once for {shared['used_by'].sum()} cells", highlight=False)
     console.print(
         f"what is left: about {duration(planned.seconds)} one after the other, {planned.disk / 1e6:.0f} MB in {runs.root} "
-        "(without activations)",
+        "(without activations and residuals, which can go once all is done)",
         highlight=False,
         soft_wrap=True,
     )

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,19 @@ def new_file(path: str | Path) -> Iterator[Path]:
     except BaseException:
         _remove(scratch)
         raise
+
+
+def allocate(path: Path, size: int) -> None:
+    """Make a file of that many bytes, which the disk then has room for: into a mapped file that it has none for, a write kills.
+
+    Raises:
+        OSError: there is no room.
+    """
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:  # macOS, Windows
+            file.truncate(size)
 
 
 def write_json_atomically(path: str | Path, value: Any) -> None:
@@ -170,7 +184,20 @@ def _scratch(path: Path) -> Path:
 
 
 def _scratch_prefix(path: Path) -> str:
-    return f".{path.name}.{platform.node()}."
+    return f".{path.name}.{_host_digest()}."
+
+
+def this_host() -> str:
+    """What process ids are of: the machine, as it was started last, and the container, whose names may be those of others."""
+    told = [platform.node()]
+    with contextlib.suppress(OSError):  # other systems than Linux
+        told += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    return " ".join(told)
+
+
+@cache
+def _host_digest() -> str:
+    return hashlib.sha256(this_host().encode()).hexdigest()[:12]
 
 
 def _refuse_existing(path: Path, overwrite: bool) -> None:
@@ -210,7 +237,7 @@ def _remove_stale(path: Path) -> None:
 
 def is_litter(path: Path) -> bool:
     """Whether this is a draft that a process of this host, which is no more, has left; others may still be written to."""
-    match = re.fullmatch(rf"\..*\.{re.escape(platform.node())}\.(\d+)\.[0-9a-f]{{8}}\.tmp", path.name)
+    match = re.fullmatch(rf"\..*\.{_host_digest()}\.(\d+)\.[0-9a-f]{{8}}\.tmp", path.name)
     return match is not None and not is_alive(int(match[1]))
 
 

@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import os
-import platform
 import threading
 import uuid
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from lofit_lens.files import is_alive, write_json_atomically
+from lofit_lens.files import is_alive, this_host, write_json_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +64,6 @@ def is_leased(path: str | Path, *, ttl: float = TTL) -> bool:
     """Whether somebody holds that lease now."""
     path = Path(path)
     return path.exists() and not _has_ended(path, ttl)
-
-
-def this_host() -> str:
-    """What process ids are of: the machine, as it was started last, and the container, whose names may be those of others."""
-    told = [platform.node()]
-    with contextlib.suppress(OSError):  # other systems than Linux
-        told += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
-    return " ".join(told)
 
 
 def _taken(path: Path, token: str, ttl: float) -> bool:

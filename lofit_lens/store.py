@@ -17,6 +17,7 @@ run they are of, so that they can be queried as one table, in DuckDB for instanc
 """
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -41,10 +42,17 @@ class RunStore:
     """Runs under one folder, which several processes may share.
 
     Args:
-        root: the folder; made when something is stored.
+        root: the folder, or its `file://` address; made when something is stored.
+
+    Raises:
+        ValueError: an address of something else than a folder.
     """
 
     def __init__(self, root: str | Path) -> None:
+        if address := re.match(r"([a-z0-9]{2,}):/+", str(root)):  # two letters or more: C:/ is a drive
+            if address[1] != "file":
+                raise ValueError(f"got {str(root)!r}, wanted a folder; an object store can be mounted as one")
+            root = f"/{str(root)[address.end() :]}"
         self.root = Path(root).absolute()  # whoever works at it may be somewhere else
 
     def find(self, settings: Mapping[str, Any]) -> Path | None:

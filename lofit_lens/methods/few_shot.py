@@ -1,4 +1,4 @@
-"""Prompt baselines: the model as it is, with worked examples in front of every prompt (few-shot), or with none (zero-shot).
+"""Few-shot prompting (Brown et al. 2020, arXiv 2005.14165, section 2): worked examples in front of every prompt, or none.
 
     example 1's prompt and answer, an empty line, example 2's prompt and answer, an empty line, ..., the prompt
 

@@ -72,7 +72,8 @@ def gradient_scores(
         token_budget: padded tokens that go through the model at once.
 
     Raises:
-        ValueError: model, task, kind or measure cannot be used; before anything is run.
+        ValueError: model, task, kind or measure cannot be used, before anything is run; or gradients that are not finite or
+            all zero.
     """
     if kind not in _KINDS or measure not in _MEASURES:
         raise ValueError(f"got kind {kind!r} and measure {measure!r}; wanted one of {_KINDS}, and one of {_MEASURES}")
@@ -81,6 +82,7 @@ def gradient_scores(
         n_examples += 1
         total = total + gradient
         total_of_squares = total_of_squares + gradient**2
+    _refuse_not_finite(total_of_squares.mean())
     values = _at_their_heads(model, _measured(total / n_examples, total_of_squares / n_examples, measure))
     made_by = {"method": f"gradient ({kind}, {measure})", **task.provenance()}
     return HeadScores(values, quantity=f"{measure} of the gradient of the {kind}", made_by=made_by)
@@ -191,13 +193,17 @@ def greedy_values(
 def _mean_squares(gradients: Float[Tensor, "example k d_head"], *, own_scale: bool) -> Float[Tensor, "k"]:
     own = gradients.double().square().mean((0, 2))
     over_all = own.mean()
-    if not 0 < over_all < math.inf:
-        raise ValueError(
-            f"the mean squared gradient is {over_all.item()}, wanted a finite number above 0; if the model is in half "
-            "precision, load it in float32"
-        )
+    _refuse_not_finite(over_all)
     # A head whose gradients are zero gains nothing on any scale.
     return torch.where(own > 0, own, over_all) if own_scale else over_all.expand_as(own)
+
+
+def _refuse_not_finite(mean_square: Float[Tensor, ""]) -> None:
+    if not 0 < mean_square < math.inf:
+        raise ValueError(
+            f"the mean squared gradient is {mean_square.item()}, wanted a finite number above 0; if the model is in half "
+            "precision, load it in float32"
+        )
 
 
 def _gain_added(left: Float[Tensor, "example example"], scaled: Float[Tensor, "example d_head"]) -> float:

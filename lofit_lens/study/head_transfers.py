@@ -59,7 +59,12 @@ def head_transfer_of(
     if clash := [task for task in study.tasks if task in others]:
         raise ValueError(f"a task is called {clash[0]!r}, as another row of the transfer is; call it something else")
     found = _done(study, store, model, method, k, n_train)
-    complete = {place: by_seed for place, by_seed in found.items() if len(by_seed) == len(study.seeds)}
+    learned = {target for row, target in found if row != BASE}
+    complete = {
+        (row, target): by_seed
+        for (row, target), by_seed in found.items()
+        if len(by_seed) == len(study.seeds) and target in learned
+    }
     if partial := [f"{target} on {row}" for row, target in found if (row, target) not in complete]:
         logger.warning("%s: left out, as not every seed is done: %s", study.name, ", ".join(partial))
     if not complete:

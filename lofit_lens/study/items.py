@@ -136,7 +136,7 @@ class Catalogue:
         return method.selector()
 
     def seed_of_draw(self, selection: Selection) -> int:
-        """Of what is random in a source: each task has draws of its own, so that tasks are as many trials as there are tasks."""
+        """Of what is random in a source: each task has draws of its own, so that tasks are independent trials."""
         return int(short_sha256([selection.source, self._task(selection.task, None), selection.seed])[:8], 16)
 
     def needs(self, item: Item) -> Selection | None:

@@ -11,12 +11,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 import torch
 
+from lofit_lens.embedded import EMBEDDED
 from lofit_lens.store import RunStore
 from lofit_lens.study.grid import Cell, Study
 from lofit_lens.study.items import BLIND, OF_OWN, Catalogue, Item, Selection
@@ -43,7 +45,7 @@ class Plan:
     Args:
         items: a row for each piece of work: its labels, `item`, `kind`, `state`, `used_by` (how many cells start from it), and
             `seconds`, NaN where the size of the model is not known.
-        disk: bytes that what is left will take, without activations.
+        disk: bytes that what is left will take, without activations and residuals.
         notes: what could not be looked at, and what to do about it.
     """
 
@@ -78,7 +80,11 @@ class Plan:
 def plan(study: Study, store: RunStore) -> Plan:
     """Look at what a study has to do on that store, without loading a model."""
     fingerprints = store.fingerprints(study.dtype)
-    notes: dict[str, None] = {}
+    notes = {
+        f"{model!r} is neither a folder nor one of {', '.join(EMBEDDED)}; it will be looked for on the hub": None
+        for model in study.models
+        if model not in EMBEDDED and not model.startswith("tiny-") and not Path(model).is_dir() and "/" not in model
+    }
     catalogue = _Lenient(
         study, {model: fingerprints.get(model, f"of {model}, not loaded yet") for model in study.models}, notes
     )
@@ -88,7 +94,7 @@ def plan(study: Study, store: RunStore) -> Plan:
         items = catalogue.items(model)
         uses = [catalogue.key(needed) for item in items if (needed := catalogue.needs(item)) is not None]
         for item in items:
-            state = "to do" if notes else state_of(item, catalogue, store)
+            state = state_of(item, catalogue, store)
             rows.append(
                 {
                     **item.labels,

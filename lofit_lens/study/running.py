@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 import pandas as pd
 
+from lofit_lens.checkpoints import UnusableStageError
 from lofit_lens.store import RunStore
 from lofit_lens.study.grid import Study
 from lofit_lens.study.items import Catalogue
@@ -49,14 +50,20 @@ def run_study(
 
 
 def retry_study(study: Study, store: RunStore) -> list[str]:
-    """Forget what could not be done, so that the next `run_study` tries it again from its start; the names of what failed."""
+    """Forget what could not be done, so that the next `run_study` tries it again; the names of what failed.
+
+    What was finished of a fit stays, unless that is what could not be used.
+    """
     catalogue = Catalogue(study, store.fingerprints(study.dtype))
     forgotten = []
     for model in study.models:
         if model in catalogue.fingerprints:
             for item in catalogue.items(model):
+                key = catalogue.key(item)
                 if state_of(item, catalogue, store) == "failed":
-                    store.forget_failure(catalogue.key(item))
-                    shutil.rmtree(store.unfinished_folder(catalogue.key(item)), ignore_errors=True)
+                    failure = store.failure(key) or {}
+                    if failure.get("error") == UnusableStageError.__name__:
+                        shutil.rmtree(store.unfinished_folder(key), ignore_errors=True)
+                    store.forget_failure(key)
                     forgotten.append(item.name)
     return forgotten

@@ -67,7 +67,7 @@ class Settings:
 
     Args:
         method: with the settings that it has everywhere else.
-        choose: one setting, and the values that are tried in every cell.
+        choose: one setting of what follows the choice of heads, and the values that are tried in every cell.
         where: exceptions, the last one that applies counts.
         heads: where it gets its heads, if not where all methods of the study do.
     """
@@ -78,6 +78,12 @@ class Settings:
     heads: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        needed = ("settings", "selector") if self.takes_heads else ("settings",)
+        if lacking := [name for name in needed if not hasattr(self.method, name)]:
+            raise ValueError(
+                f"{type(self.method).__name__} has no {lacking[0]}(), which tells one study's work from another's; "
+                "methods.LoFiT shows how to write it"
+            )
         known = names_of_settings(type(self.method))
         for wanted in (self.choose, *(where.set for where in self.where)):
             _checked_settings(type(self.method).__name__, wanted, known)
@@ -86,6 +92,11 @@ class Settings:
         for name, values in self.choose.items():
             for value in values:
                 replace(self.method, **{name: value})
+        if self.takes_heads and len({method.selector() for method in self.tried(self.method)}) > 1:
+            raise ValueError(
+                f"choose = {self.choose}; heads are chosen once, before what is tried, and {next(iter(self.choose))} is read "
+                "there; make it two methods, each with its own value"
+            )
         for where in self.where:
             replace(self.method, **where.set)
         if getattr(self.method, "heads", None) is not None:

@@ -16,12 +16,13 @@ from typing import Any, Literal
 import torch
 
 from lofit_lens.checkpoints import resumable
-from lofit_lens.evaluation import evaluate
+from lofit_lens.evaluation import check_evaluation, evaluate
 from lofit_lens.files import write_json_atomically
 from lofit_lens.frozen import residuals_shared
+from lofit_lens.heads import head_count
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import Fit
-from lofit_lens.models import exact_fingerprint, load_model
+from lofit_lens.models import check_model, exact_fingerprint, load_model
 from lofit_lens.runs import Run, environment_of
 from lofit_lens.store import RunStore
 from lofit_lens.study.grid import Cell, Study
@@ -70,7 +71,7 @@ class Worker:
         """The model; the one before is let go of.
 
         Raises:
-            ValueError: it cannot be loaded, or is another than the store has runs of.
+            ValueError: it cannot be loaded, is another than the store has runs of, or has fewer heads than k.
         """
         if self._loaded is None or self._loaded[0] != name:
             self._loaded = None
@@ -83,6 +84,8 @@ class Worker:
                 except (OSError, RuntimeError, ImportError) as error:  # no licence, no connection, no room
                     raise ValueError(f"cannot load model {name!r}: {error}") from error
             self._refuse_another(name, exact_fingerprint(model))
+            for k in self.study.k:
+                head_count(k, len(check_model(model).all_heads))
             self._loaded = name, model
         return self._loaded[1]
 
@@ -116,7 +119,10 @@ class Worker:
             folder = self.store.unfinished_folder(key)
             found = None
             try:
-                with _counting_deaths(folder):
+                with _counting_deaths(folder) as spent_before:
+                    if spent_before:
+                        self._seconds["scores" if isinstance(item, Selection) else "fit"] = spent_before
+                        started -= spent_before
                     found = self._do(model, item, catalogue, folder / "fit")
             except Exception as error:
                 self.mark(item, catalogue, error)
@@ -136,9 +142,13 @@ class Worker:
         if isinstance(item, Selection):
             with self._timed("scores"), resumable(folder, every=CHECKPOINT_SECONDS):
                 scores = scores_for(model, item, catalogue, self.store)
+            if not scores.rank():
+                raise ArithmeticError("every score is NaN, and no head can be chosen by that")
             self.store.put_scores(settings, scores, item.labels)
             return f"first {scores.rank()[0].label}"
         task = self.study.task_at(item.task, item.n_train)
+        # What cannot be judged is not trained.
+        check_evaluation(model, task, split=self.study.split, metric=self.study.metric)
         fit, trials = (None, ()) if item.method is None else self._fit(model, item, catalogue, folder)
         with self._timed("evaluate"):
             edit = None if fit is None else fit.intervention
@@ -160,6 +170,8 @@ class Worker:
             heads = stored_scores(selection, catalogue, self.store).top(cell.k or 1)
             methods = tuple(replace(method, heads=heads) for method in methods)
         methods = tuple(with_shared_activations(method, self.store) for method in methods)
+        if len(methods) > 1:
+            check_evaluation(model, task, split="val", metric=self.study.metric)
         fits, values = [], []
         with resumable(folder, every=CHECKPOINT_SECONDS), residuals_shared(self.store.residuals_folder):
             for method in methods:
@@ -203,29 +215,49 @@ class Worker:
 
 
 @contextmanager
-def _counting_deaths(folder: Path) -> Iterator[None]:
+def _counting_deaths(folder: Path) -> Iterator[float]:
     """Inside, work is under way; a process that dies leaves a note, and the next one counts.
+
+    Yields:
+        Seconds that earlier attempts took for what they have left to go on from.
 
     Raises:
         MemoryError: too many have died here without getting any further.
     """
     note = folder / "attempt.json"
-    reached = sorted(f"{path.name} {path.stat().st_mtime_ns}" for path in folder.glob("fit/*"))
-    before: dict[str, Any] = {"deaths": 0, "reached": reached}
-    with suppress(FileNotFoundError):
-        found = json.loads(note.read_text(encoding="utf-8"))
-        before["deaths"] = found["deaths"] + 1 if found["reached"] == reached else 1
-    if before["deaths"] >= MAX_DEATHS:
-        note.unlink()
+    deaths, spent = 0, 0.0
+    if (found := _attempt(folder)) is not None:
+        deaths = found["deaths"] + 1 if found["reached"] == _reached(folder) else 1
+        spent = _spent(folder, found["spent"])
+    at_rest = {"deaths": -1, "reached": _reached(folder), "spent": spent}
+    if deaths >= MAX_DEATHS:
+        write_json_atomically(note, at_rest)
         raise MemoryError(
-            f"{before['deaths']} processes have died here without getting any further, for want of memory perhaps; free some, "
-            "or make the task or the token budget smaller, and try again"
+            f"{deaths} processes have died here without getting any further, for want of memory perhaps; free some, or make "
+            "the task or the token budget smaller, and try again"
         )
-    write_json_atomically(note, before)
+    write_json_atomically(note, {**at_rest, "deaths": deaths})
     try:
-        yield
+        yield spent
     finally:
-        note.unlink(missing_ok=True)
+        write_json_atomically(note, {"deaths": -1, "reached": _reached(folder), "spent": _spent(folder, spent)})
+
+
+def _attempt(folder: Path) -> dict[str, Any] | None:
+    """What the last attempt at it has noted: how many had died there before, -1 if it has ended otherwise."""
+    with suppress(FileNotFoundError):
+        return json.loads((folder / "attempt.json").read_text(encoding="utf-8"))
+    return None
+
+
+def _reached(folder: Path) -> list[str]:
+    return sorted(f"{path.name} {path.stat().st_mtime_ns}" for path in folder.glob("fit/*"))
+
+
+def _spent(folder: Path, before: float) -> float:
+    """Seconds, with those of the last attempt: from its note to the last file that it has left to go on from."""
+    started = (folder / "attempt.json").stat().st_mtime
+    return round(before + max([0.0, *(path.stat().st_mtime - started for path in folder.glob("fit/*"))]), 3)
 
 
 def state_of(item: Item, catalogue: Catalogue, store: RunStore) -> State:
@@ -253,6 +285,5 @@ def first_to_do(item: Item, catalogue: Catalogue, store: RunStore) -> Item:
 
 def deaths(folder: Path) -> int:
     """How often a process has died at what is kept in that folder, since it last got any further."""
-    with suppress(FileNotFoundError):
-        return json.loads((folder / "attempt.json").read_text(encoding="utf-8"))["deaths"] + 1
-    return 0
+    found = _attempt(folder)
+    return 0 if found is None else found["deaths"] + 1

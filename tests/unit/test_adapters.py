@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from lofit_lens import HeadIntervention, attached, load_model, methods, tiny_model
 from lofit_lens.adapters import CARD_FILE, CONFIG_FILE, REQUIRED, VECTORS_FILE, read_adapter
 from lofit_lens.heads import Head
-from lofit_lens.models import fingerprint, exact_fingerprint
+from lofit_lens.models import exact_fingerprint, fingerprint
 from lofit_lens.tasks.base import Example
 
 HEADS = (Head(2, 3), Head(0, 1))

@@ -111,6 +111,14 @@ def test_eval_by_another_metric_and_with_side_effects(run, tmp_path, monkeypatch
     assert "or measure on other text" in err
 
 
+def test_a_fit_has_a_folder_without_being_told(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("fit", "kinship", "--model", "tiny-llama", "--n-train", "8", "--method", "iti", "--k=3", "--alpha=-2.5")
+    assert code == 0, err
+    made_by = json.loads((tmp_path / "adapters" / "kinship-iti" / "lofit_config.json").read_text())["made_by"]
+    assert made_by["settings"]["alpha"] == -2.5
+
+
 def test_a_method_and_its_settings_can_be_named(run, tmp_path):
     options = ("--method", "iti", "--k", "0.1", "--alpha", "2.5", "--direction", "probe", "--max-iter", "50")
     code, _, err = run("fit", "kinship", "--model", "tiny-llama", "--n-train", "8", *options, "--out", str(tmp_path / "iti"))

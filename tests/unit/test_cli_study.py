@@ -107,7 +107,7 @@ def test_what_can_go_is_listed_and_removed_when_asked_to(done, tmp_path):
     store = RunStore(shutil.copytree(whole, tmp_path / "store"))
     work = store.unfinished_folder(store.folders()[0].name[-16:])
     work.mkdir(parents=True)
-    (work / "attempt.json").write_text(json.dumps({"deaths": 0, "reached": []}))
+    (work / "attempt.json").write_text(json.dumps({"deaths": 0, "reached": [], "spent": 0.0}))
     assert f"{work}  (finished)" in study("gc", file, "--store", store.root)
     assert work.exists()
     assert "removed" in study("gc", file, "--store", store.root, "--delete")

@@ -20,6 +20,7 @@ from lofit_lens.outcomes import Evaluation
 from lofit_lens.runs import Run
 from lofit_lens.study import head_transfer_of, runs
 from lofit_lens.study.items import Catalogue
+from lofit_lens.study.settings import Skip
 from lofit_lens.tasks import IOI, Kinship
 
 
@@ -249,7 +250,7 @@ def filled(llama, tmp_path):
     def fill(study: ll.Study, **numbers: str) -> ll.RunStore:
         store = ll.RunStore(tmp_path / "store")
         for model in study.models:
-            store.note_fingerprint(model, f"fingerprint of {model}")
+            store.note_fingerprint(model, study.dtype, f"fingerprint of {model}")
         catalogue = Catalogue(study, store.fingerprints(study.dtype))
         for cell in study.cells():
             settings = study.task_at(cell.task, cell.n_train).settings()
@@ -286,6 +287,14 @@ def test_one_model_method_k_and_size_are_picked_and_must_be_said(filled):
         head_transfer_of(two, store, **said | {"k": 5})
     with pytest.raises(ValueError, match="got method='lora', and the study has 'lofit'"):
         head_transfer_of(STUDY, store, method="lora")
+
+
+def test_a_task_of_which_nothing_is_learned_at_that_k_is_no_column(filled):
+    skipped = dataclasses.replace(STUDY, k=(2, 3), skip=(Skip(task="ioi", k=3),))
+    assert head_transfer_of(skipped, filled(skipped), k=3).targets == ("kinship",)
+    nothing = dataclasses.replace(STUDY, methods={})
+    with pytest.raises(ValueError, match="got method=None"):
+        head_transfer_of(nothing, filled(nothing))
 
 
 def test_a_cell_without_every_seed_is_left_out_with_a_warning(filled, caplog):

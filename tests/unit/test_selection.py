@@ -198,6 +198,16 @@ def test_what_greedy_cannot_use_is_refused(llama, task, settings, message):
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
+def test_scores_of_gradients_that_say_nothing_are_refused(llama, task, monkeypatch, value):
+    monkeypatch.setattr(
+        "lofit_lens.selection.gradient._example_gradients", lambda *_, **__: iter([torch.full((12, 16), value)])
+    )
+    for measure in ("norm", "fisher"):
+        with pytest.raises(ValueError, match=r"the mean squared gradient is .*, wanted a finite number above 0"):
+            gradient_scores(llama, task, measure=measure)
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
 @pytest.mark.parametrize("own_scale", [True, False])
 def test_gradients_that_say_nothing_are_refused(value, own_scale):
     with pytest.raises(ValueError, match=r"the mean squared gradient is .*, wanted a finite number above 0"):

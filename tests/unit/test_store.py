@@ -297,3 +297,9 @@ def test_a_store_stays_where_it_was_when_somebody_goes_elsewhere(tmp_path, monke
     store = RunStore("runs")
     monkeypatch.chdir("/")
     assert store.root == tmp_path / "runs"
+
+
+def test_a_store_is_a_folder(tmp_path):
+    assert RunStore(f"file://{tmp_path}").root == RunStore(tmp_path).root == tmp_path
+    with pytest.raises(ValueError, match=r"got 's3://bucket/runs', wanted a folder"):
+        RunStore("s3://bucket/runs")

@@ -1,8 +1,8 @@
 """Studies: what a file says, which cells it makes, what they share, and that they come out as the functions would give them."""
 
+import itertools
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import lofit_lens as ll
-from lofit_lens import activations
+from lofit_lens import activations, files
 from lofit_lens import study as studies
 from lofit_lens.fitting import NonFiniteLossError
 from lofit_lens.methods import ITI, RED, LoFiT
@@ -250,8 +250,21 @@ def test_a_tasks_examples_are_in_the_key_whatever_its_settings_say(tmp_path):
 
 def test_random_heads_are_drawn_anew_for_every_task_seed_and_kind():
     catalogue = Catalogue(small(), {})
-    places = [(source, task, seed) for source in ("random", "random-per-layer") for task in ("kinship", "counter") for seed in (0, 1)]
+    places = itertools.product(("random", "random-per-layer"), ("kinship", "counter"), (0, 1))
     assert len({catalogue.seed_of_draw(Selection("tiny-llama", source, task, seed=seed)) for source, task, seed in places}) == 8
+
+
+def test_a_choice_among_first_steps_is_refused():
+    with pytest.raises(ValueError, match="heads are chosen once, before what is tried, and scale_lr is read there"):
+        Settings(QUICK, {"scale_lr": (1e-3, 1e-2)})
+
+
+def test_a_method_that_cannot_say_what_it_is_is_refused():
+    class Bare:
+        def fit(self, model, task, *, seed=0): ...
+
+    with pytest.raises(ValueError, match=r"Bare has no settings\(\)"):
+        small(methods={"bare": Bare()})
 
 
 def test_a_methods_own_k_makes_no_other_cell():
@@ -280,9 +293,8 @@ def test_a_cell_is_what_the_functions_give(done, llama):
     fits = [replace(QUICK, k=2, offset_lr=rate).fit(llama, task, seed=1) for rate in (3e-2, 1e-1)]
     values = [ll.evaluate(llama, task, fit.intervention, split="val").value for fit in fits]
     best = fits[values.index(max(values))]
-    run = store.get(
-        Catalogue(study, store.fingerprints(study.dtype)).settings(Cell("tiny-llama", "kinship", "lofit", "own", 2, seed=1)), llama
-    )
+    catalogue = Catalogue(study, store.fingerprints(study.dtype))
+    run = store.get(catalogue.settings(Cell("tiny-llama", "kinship", "lofit", "own", 2, seed=1)), llama)
     assert run.fit.intervention.heads == best.intervention.heads
     assert torch.equal(run.fit.intervention.offset, best.intervention.offset)
     assert run.evaluation == ll.evaluate(llama, task, best.intervention)
@@ -486,13 +498,72 @@ def test_a_process_that_dies_too_often_at_an_item_leaves_it_alone(tmp_path):
     cell = next(study.cells())
     note = store.unfinished_folder(catalogue.key(cell)) / "attempt.json"
     note.parent.mkdir(parents=True)
-    note.write_text(json.dumps({"deaths": 4, "reached": []}))
+    note.write_text(json.dumps({"deaths": 4, "reached": [], "spent": 0.0}))
     assert worker.attempt(cell, catalogue)
     assert "5 processes have died here" in store.failure(catalogue.key(cell))["message"]
     store.forget_failure(catalogue.key(cell))
-    note.write_text(json.dumps({"deaths": 4, "reached": ["another checkpoint"]}))
+    note.write_text(json.dumps({"deaths": 4, "reached": ["another checkpoint"], "spent": 0.0}))
     assert worker.attempt(cell, catalogue), "it has got further since, so that the count starts anew"
     assert store.find(catalogue.settings(cell))
+
+
+def test_what_cannot_be_judged_is_not_trained(tmp_path):
+    study, store = small(metric="mc1", heads=["random"], tasks={"kinship": Kinship(**SIZES)}), RunStore(tmp_path)
+    run_study(study, store)
+    assert set(study_status(study, store).query("kind == 'cell'")["state"]) == {"failed"}
+    assert not list(store.root.glob("unfinished/*/fit/*"))
+
+
+def test_more_heads_than_a_model_has_are_refused_before_anything_is_run(tmp_path):
+    study, store = small(k=[2, 5000]), RunStore(tmp_path)
+    with pytest.raises(ValueError, match="k = 5000 heads asked for; wanted 1 to 12"):
+        run_study(study, store)
+    assert store.journal() == []
+
+
+def test_scores_that_are_all_nan_are_no_scores(tmp_path, monkeypatch):
+    nothing = ll.HeadScores(torch.full((3, 4), torch.nan), "nothing")
+    monkeypatch.setattr(studies.work, "scores_for", lambda *_: nothing)
+    study, store = small(heads=["gradient"]), RunStore(tmp_path)
+    run_study(study, store)
+    assert store.failure(Catalogue(study, store.fingerprints(study.dtype)).key(Selection("tiny-llama", "gradient", "kinship")))
+    assert not list(store.root.glob("scores/*"))
+
+
+def test_a_fit_that_could_not_be_judged_is_not_fitted_again(tmp_path, monkeypatch):
+    study, store = small(heads=["random"], tasks={"kinship": Kinship(**SIZES)}), RunStore(tmp_path)
+
+    def full(*_, **__):
+        raise MemoryError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(studies.work, "evaluate", full)
+        run_study(study, store)
+    (stage,) = store.root.glob("unfinished/*/fit/*")
+    note = stage.parents[1] / "attempt.json"
+    note.write_text(json.dumps({**json.loads(note.read_text()), "spent": 500.0}))
+    os.utime(note, (0, 0))
+    os.utime(stage, (100, 100))
+    written = stage.stat().st_mtime_ns
+    retry_study(study, store)
+    assert stage.stat().st_mtime_ns == written
+    trained = []
+    monkeypatch.setattr("lofit_lens.fitting.accumulate_gradient", lambda *_: trained.append(1))
+    seconds = run_study(study, store).query("method == 'lofit'")["fit_seconds"]
+    assert not trained
+    assert seconds.item() == pytest.approx(600, abs=5), "its own seconds and those of the attempt before"
+
+
+def test_what_a_stage_left_is_forgotten_if_it_cannot_be_used(tmp_path):
+    study, store = small(heads=["random"], tasks={"kinship": Kinship(**SIZES)}), RunStore(tmp_path)
+    worker = Worker(study, store)
+    cell = next(cell for cell in study.cells() if cell.method)
+    folder = store.unfinished_folder(worker.catalogue("tiny-llama").key(cell)) / "fit"
+    folder.mkdir(parents=True)
+    (folder / "stage-1.safetensors").write_bytes(b"nonsense")
+    run_study(study, store)
+    assert len(retry_study(study, store)) == 1
+    assert len(run_study(study, store)) == 2
 
 
 def test_what_somebody_is_at_is_left_to_them(tmp_path):
@@ -574,7 +645,7 @@ def test_leftovers_are_what_nobody_needs(done, tmp_path):
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     for pid in (child.pid, os.getpid()):
-        (copy.root / "runs" / f".draft.{platform.node()}.{pid}.abcdef01.tmp").mkdir()
+        (copy.root / "runs" / f"{files._scratch_prefix(Path('draft'))}{pid}.abcdef01.tmp").mkdir()
     copy.mark_failed(key, {"error": "WorkerCrashedError", "message": "somebody else has done it since"})
     assert retry_study(study, copy) == []
     found = {leftover.path.relative_to(copy.root).parts[0]: leftover.why for leftover in studies.leftovers(study, copy)}

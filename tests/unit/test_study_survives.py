@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
+from lofit_lens.activations import collect_z
 from lofit_lens.runs import read_run
 from lofit_lens.store import RunStore
 from lofit_lens.study import Study, retry_study, run_study, study_status
@@ -143,23 +144,37 @@ def test_several_processes_share_the_work(whole, tmp_path, nurseries):
     assert len(done) == done.nunique() == len(whole.journal()), "nothing is done twice"
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="a small disk is mounted by root, on Linux")
-def test_a_full_disk_loses_nothing(whole, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(disk)], capture_output=True)
+@contextmanager
+def small_disk(folder, size):
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("a small disk is mounted by root, on Linux")
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode()}")
     try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)  # tensors may still be mapped from there
+
+
+def test_a_full_disk_loses_nothing(whole, tmp_path):
+    with small_disk(tmp_path / "disk", "700k") as disk:
         with suppress(OSError):  # raised where not even what went wrong can be kept
             run_study(STUDY, RunStore(disk))
         finished = [read_run(folder) for folder in RunStore(disk).folders()]
         assert 0 < len(finished) < len(list(STUDY.cells()))
         copy = shutil.copytree(disk, tmp_path / "copy")
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)  # tensors may still be mapped from there
     store = RunStore(copy)
     assert study_status(STUDY, store)["state"].isin(["done", "failed", "blocked", "to do"]).all()
     retry_study(STUDY, store)
     run_study(STUDY, store)
     assert_same_results(store, whole)
+
+
+def test_activations_that_the_disk_has_no_room_for_are_an_error_and_no_death(tmp_path, llama):
+    prompts = ["Ann is the mother of Bob."] * 40
+    with small_disk(tmp_path / "disk", "16k") as disk:
+        with pytest.raises(OSError, match="No space left"):
+            collect_z(llama, prompts, [" Yes"] * 40, folder=disk)
+        assert not list(disk.iterdir())
