@@ -92,7 +92,8 @@ class Settings:
         for name, values in self.choose.items():
             for value in values:
                 replace(self.method, **{name: value})
-        if self.takes_heads and len({method.selector() for method in self.tried(self.method)}) > 1:
+        tried: tuple[Any, ...] = self.tried(self.method)
+        if self.takes_heads and len({method.selector() for method in tried}) > 1:
             raise ValueError(
                 f"choose = {self.choose}; heads are chosen once, before what is tried, and {next(iter(self.choose))} is read "
                 "there; make it two methods, each with its own value"
