@@ -30,7 +30,8 @@ class ModelInfo:
 
     Args:
         n_layers: blocks of the model.
-        n_heads: query heads a layer (keys and values may be fewer: grouped-query attention).
+        n_heads: query heads a layer.
+        n_key_value_heads: keys and values a layer, which query heads share in groups (grouped-query attention).
         d_head: size of a head's output; not always `d_model / n_heads`.
         d_model: width of the residual stream.
         n_ctx: the longest sequence in tokens.
@@ -44,6 +45,7 @@ class ModelInfo:
 
     n_layers: int
     n_heads: int
+    n_key_value_heads: int
     d_head: int
     d_model: int
     n_ctx: int
@@ -91,6 +93,7 @@ def examine(model: LensModel) -> ModelInfo:
     return ModelInfo(
         n_layers=cfg.n_layers,
         n_heads=cfg.n_heads,
+        n_key_value_heads=cfg.n_key_value_heads or cfg.n_heads,
         d_head=cfg.d_head,
         d_model=cfg.d_model,
         n_ctx=cfg.n_ctx,

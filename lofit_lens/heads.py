@@ -78,11 +78,24 @@ class HeadScores:
         values: one score per head. Layers without attention are NaN.
         made_by: how the scores came about (method, task, model, seed), for tables and figures.
         quantity: what the numbers are, with their unit; the label of a colour bar.
+        is_signed: whether a score below 0 would mean the opposite of one above, so that colours are centred at 0 even where no
+            score is negative.
+        base_model: which model that is, as `base_of` says it; None where nobody has said.
+        n_key_value_heads: keys and values a layer, which query heads share in groups; None where nobody has said.
     """
 
     values: Float[Tensor, "layer head"]
     quantity: str = "score"
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    is_signed: bool = False
+    base_model: Mapping[str, Any] | None = None
+    n_key_value_heads: int | None = None
+
+    @property
+    def heads_per_kv(self) -> int | None:
+        """Query heads that read the same keys and values, if it is known."""
+        n_heads, n_groups = self.values.shape[1], self.n_key_value_heads
+        return n_heads // n_groups if n_groups and n_heads % n_groups == 0 else None
 
     def rank(self) -> tuple[Head, ...]:
         """All scored heads, best first; ties in the order of (layer, index)."""

@@ -68,10 +68,16 @@ def from_plain(kind: Any, stored: Any) -> Any:
         return pd.DataFrame(stored["columns"]).astype(stored["dtypes"])
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
-        return kind(**{field.name: from_plain(hints[field.name], stored[field.name]) for field in dataclasses.fields(kind)})
+        # What an older version did not write yet is at its default, if there is one.
+        names = [field.name for field in dataclasses.fields(kind) if field.name in stored or not _has_default(field)]
+        return kind(**{name: from_plain(hints[name], stored[name]) for name in names})
     if issubclass(kind, tuple):  # a NamedTuple
         return kind(*(from_plain(one, value) for one, value in zip(get_type_hints(kind).values(), stored, strict=True)))
     return stored
+
+
+def _has_default(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
 def _with_nan(values: Any) -> Any:

@@ -6,7 +6,7 @@ From the runs that `figures/saved.py` names. No model is needed.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from figures.saved import HEADS_PER_KV, TASKS, K, scores
+from figures.saved import TASKS, K, scores
 from lofit_lens import plots
 from lofit_lens.results import Result
 
@@ -21,7 +21,7 @@ def draw(results: Mapping[str, Any]) -> dict[str, Any]:
     selected = {task: found.top(K) for task, found in of_tasks.items()}
     n_layers = len(of_tasks["kinship"].values)
     return {
-        "maps": plots.head_heatmaps(of_tasks, selected, heads_per_kv=HEADS_PER_KV, title="Scaling of every head"),
+        "maps": plots.head_heatmaps(of_tasks, selected, title="Scaling of every head"),
         "layers": plots.layer_histogram(selected, n_layers, title=f"Layers of the {K} heads"),
         "cumulative": plots.cumulative_scores(of_tasks, title="How much of the scaling the best heads hold"),
     }

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lofit_lens.adapters import read_adapter
 from lofit_lens.interventions import heads, lora, low_rank, prompt, residual
-from lofit_lens.interventions.base import Adapter, FwdHook, Intervention, Remade, attached, kind_of
+from lofit_lens.interventions.base import Adapter, FwdHook, Intervention, Remade, attached, kind_of, of_model
 from lofit_lens.interventions.heads import HeadIntervention, scores_from_norms
 from lofit_lens.interventions.lora import LoRAIntervention
 from lofit_lens.interventions.low_rank import LowRankIntervention
@@ -50,6 +50,7 @@ __all__ = [
     "ResidualIntervention",
     "attached",
     "load_adapter",
+    "of_model",
     "prompted",
     "scores_from_norms",
 ]

@@ -75,6 +75,11 @@ def attached(model: LensModel, intervention: Intervention | None) -> Iterator[Le
         yield model
 
 
+def of_model(model: LensModel) -> dict[str, Any]:
+    """What head scores say of their model: `HeadScores(values, ..., **of_model(model))`."""
+    return {"base_model": base_of(model), "n_key_value_heads": check_model(model).n_key_value_heads}
+
+
 @dataclass(frozen=True)
 class Remade:
     """An edit that is made anew, from tensors that are being learned, each time it is attached: so gradients reach them."""

@@ -29,7 +29,7 @@ from torch import Tensor
 from lofit_lens.activations import collect_z
 from lofit_lens.batches import TOKEN_BUDGET
 from lofit_lens.heads import HeadScores, checked_heads, head_count
-from lofit_lens.interventions import HeadIntervention
+from lofit_lens.interventions import HeadIntervention, of_model
 from lofit_lens.layout import Positions
 from lofit_lens.lens import LensModel
 from lofit_lens.methods.base import Fit, at_defaults, made_by, settings_of
@@ -80,7 +80,7 @@ class ITI:
         else:
             checked_heads(self.heads, info.n_layers, info.n_heads)
         z, is_right, probes = self._probed(model, task, seed)
-        scores = self._scores(probes, task, seed)
+        scores = self._scores(model, probes, task, seed)
         chosen = scores.top(self.k) if self.heads is None else checked_heads(self.heads, info.n_layers, info.n_heads)
         of_heads = [z[head.layer, :, head.index] for head in chosen]
         directions = self._directions(of_heads, is_right, [probes.weights[head] for head in chosen], seed)
@@ -102,7 +102,7 @@ class ITI:
             ValueError: model or task cannot be used; before anything is run.
         """
         _, _, probes = self._probed(model, task, seed)
-        return self._scores(probes, task, seed)
+        return self._scores(model, probes, task, seed)
 
     def selector(self) -> "ITI":
         """This, with everything that `select` does not read at its default: two that are equal score heads alike."""
@@ -118,8 +118,8 @@ class ITI:
         probes = fit_probes(z, is_right, is_held_out, standardise=self.standardise, max_iter=self.max_iter, seed=seed)
         return z, is_right, probes
 
-    def _scores(self, probes: Probes, task: Task, seed: int) -> HeadScores:
-        return HeadScores(probes.accuracy, "held-out accuracy of the probe", made_by(self, task, seed))
+    def _scores(self, model: LensModel, probes: Probes, task: Task, seed: int) -> HeadScores:
+        return HeadScores(probes.accuracy, "held-out accuracy of the probe", made_by(self, task, seed), **of_model(model))
 
     def settings(self) -> dict[str, Any]:
         """The hyperparameters as plain JSON values."""

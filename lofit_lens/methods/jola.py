@@ -32,7 +32,7 @@ from torch import Tensor
 from lofit_lens import lens
 from lofit_lens.fitting import train
 from lofit_lens.heads import Head, HeadScores
-from lofit_lens.interventions import HeadIntervention, Remade
+from lofit_lens.interventions import HeadIntervention, Remade, of_model
 from lofit_lens.lens import LensModel
 from lofit_lens.methods.base import Count, Fit, NotNegative, Positive, Trained
 from lofit_lens.models import base_of, check_model
@@ -140,7 +140,7 @@ class JoLA(Trained):
         values = torch.full((info.n_layers, info.n_heads), torch.nan)
         values[[head.layer for head in heads], [head.index for head in heads]] = gates.sum(0)
         made_by = self._made_by(task, seed)
-        scores = HeadScores(values, "sum of the expected gates", made_by)
+        scores = HeadScores(values, "sum of the expected gates", made_by, **of_model(model))
         scale, offset = (gates.to(vectors.device).unsqueeze(-1) * vectors)[:, chosen]
         intervention = HeadIntervention(
             tuple(heads[i] for i in chosen),

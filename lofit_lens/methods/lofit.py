@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass as validated
 
 from lofit_lens.fitting import Penalised, VectorKind, fit_vectors
 from lofit_lens.heads import HeadScores, checked_heads, head_count
-from lofit_lens.interventions import HeadIntervention, scores_from_norms
+from lofit_lens.interventions import HeadIntervention, of_model, scores_from_norms
 from lofit_lens.lens import LensModel
 from lofit_lens.methods.base import Count, Fit, NotNegative, Positive, Trained, at_defaults
 from lofit_lens.models import base_of, check_model
@@ -97,8 +97,8 @@ class LoFiT(Trained):
             settings=self.settings(),
         )
         quantity = {"scale": "norm of the learned scaling", "offset": "norm of the learned offset"}[self.select_by]
-        made_by = self._made_by(task, seed)
-        scores = scores_from_norms(vectors, heads, info.n_layers, info.n_heads, quantity=quantity, made_by=made_by)
+        described = {"quantity": quantity, "made_by": self._made_by(task, seed), **of_model(model)}
+        scores = scores_from_norms(vectors, heads, info.n_layers, info.n_heads, **described)
         return scores, losses
 
     def fit(self, model: LensModel, task: Task, *, seed: int = 0) -> Fit[HeadIntervention]:

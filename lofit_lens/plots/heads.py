@@ -13,7 +13,7 @@ from lofit_lens.plots.template import DIVERGING, LINES, MUTED, SELECTED, SEQUENT
 
 
 def head_heatmap(
-    scores: HeadScores, selected: Iterable[tuple[int, int]] = (), *, heads_per_kv: int = 1, title: str = ""
+    scores: HeadScores, selected: Iterable[tuple[int, int]] = (), *, heads_per_kv: int | None = None, title: str = ""
 ) -> go.Figure:
     """Layer by head heat map of one set of scores; see `head_heatmaps`."""
     return head_heatmaps({"": scores}, {"": selected}, heads_per_kv=heads_per_kv, title=title)
@@ -23,18 +23,18 @@ def head_heatmaps(
     scores: Mapping[str, HeadScores],
     selected: Mapping[str, Iterable[tuple[int, int]]] | None = None,
     *,
-    heads_per_kv: int = 1,
+    heads_per_kv: int | None = None,
     title: str = "",
 ) -> go.Figure:
     """Heat maps side by side, on one colour scale, so that they can be compared.
 
-    Where a score is negative, colours are centred at 0. Layers without attention are grey.
+    Colours of signed scores are centred at 0. Layers without attention are grey.
 
     Args:
         scores: for each panel's name. All of one model and one quantity.
         selected: for a panel's name, the heads to outline.
-        heads_per_kv: query heads that share a key and value head; more than one, and lines part the groups. It is
-            `model.cfg.n_heads // model.cfg.n_key_value_heads`.
+        heads_per_kv: query heads that share a key and value head; more than one, and lines part the groups. None is what the
+            scores know of it; of those that know nothing it is `model.cfg.n_heads // model.cfg.n_key_value_heads`.
         title: of the figure.
 
     Raises:
@@ -47,8 +47,7 @@ def head_heatmaps(
     if len(kinds) > 1:
         raise ValueError(f"panels of one figure share axes and a colour scale, but these differ in shape or quantity: {kinds}")
     (n_layers, n_heads), quantity = next(iter(kinds))
-    if heads_per_kv < 1 or n_heads % heads_per_kv:
-        raise ValueError(f"got heads_per_kv={heads_per_kv} for {n_heads} heads; wanted one that divides them")
+    heads_per_kv = _checked_groups(heads_per_kv, n_heads, scores.values())
     outlines = {name: {Head(*head) for head in heads} for name, heads in (selected or {}).items()}
     for name, heads in outlines.items():
         if name not in scores:
@@ -81,13 +80,25 @@ def head_heatmaps(
     return figure
 
 
+def _checked_groups(heads_per_kv: int | None, n_heads: int, panels: Iterable[HeadScores]) -> int:
+    if heads_per_kv is None:
+        return next((panel.heads_per_kv for panel in panels if panel.heads_per_kv), 1)
+    if heads_per_kv < 1 or n_heads % heads_per_kv:
+        raise ValueError(f"got heads_per_kv={heads_per_kv} for {n_heads} heads; wanted one that divides them")
+    return heads_per_kv
+
+
 def colour_scale(panels: Iterable[HeadScores]) -> dict[str, Any]:
-    """One scale for all of these panels, whether or not they are in one figure: `colorscale`, `cmin`, `cmax`."""
+    """One scale for all of these panels, whether or not they are in one figure: `colorscale`, `cmin`, `cmax`.
+
+    Scores below 0 are signed, even if those who made them did not say so.
+    """
+    panels = list(panels)
     values = [panel[head] for panel in panels for head in panel.rank()]
     lowest = min(values, default=0.0)
-    if lowest >= 0:
+    if lowest >= 0 and not any(panel.is_signed for panel in panels):
         return {"colorscale": SEQUENTIAL, "cmin": lowest, "cmax": max(values, default=1.0)}
-    largest = max(map(abs, values))
+    largest = max(map(abs, values), default=0.0) or 1.0
     return {"colorscale": DIVERGING, "cmin": -largest, "cmax": largest}
 
 

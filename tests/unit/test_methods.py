@@ -104,6 +104,14 @@ def test_a_bad_example_is_named_before_anything_is_run(llama, toy_task, passes, 
     assert passes == []
 
 
+@pytest.mark.parametrize("name", ["lofit", "iti", "jola"])
+def test_scores_know_their_model_and_which_heads_share_keys_and_values(llama, toy_task, name):
+    fit = MADE[name].fit(llama, toy_task({"train": EXAMPLES, "val": VAL}))
+    assert fit.scores.base_model == fit.intervention.base_model
+    assert (fit.scores.n_key_value_heads, fit.scores.heads_per_kv) == (2, 2)
+    assert "KV head 1" in ll.plots.head_heatmap(fit.scores).data[0].text[0][3]
+
+
 def test_red_edits_the_layers_that_are_asked_for(llama, toy_task):
     task = toy_task({"train": EXAMPLES})
     layers = {}

@@ -70,6 +70,16 @@ def test_the_hover_text_names_the_head_its_rank_and_whether_it_is_selected():
     assert trace.text[2][1] == "L2H1, KV head 0<br>rank 4<br>0.25"
 
 
+def test_scores_that_say_so_are_signed_even_if_none_is_negative():
+    lost = HeadScores(torch.tensor([[0.5, 2.0], [NAN, NAN]]), "lost without the head", is_signed=True)
+    colours = head_heatmap(lost).layout.coloraxis
+    assert (colours.cmin, colours.cmax, colours.cmid) == (-2.0, 2.0, None)
+    assert colours.colorscale == head_heatmap(dataclasses.replace(lost, values=-lost.values)).layout.coloraxis.colorscale
+    assert head_heatmap(dataclasses.replace(lost, is_signed=False)).layout.coloraxis.cmin == 0.5
+    nothing = dataclasses.replace(lost, values=torch.zeros(2, 2))
+    assert (head_heatmap(nothing).layout.coloraxis.cmin, head_heatmap(nothing).layout.coloraxis.cmax) == (-1.0, 1.0)
+
+
 def test_lines_part_the_heads_that_share_keys_and_values():
     scores = HeadScores(torch.rand(2, 6))
     edges = [shape.x0 for shape in head_heatmap(scores, heads_per_kv=2).layout.shapes]
@@ -77,6 +87,10 @@ def test_lines_part_the_heads_that_share_keys_and_values():
     both = head_heatmaps({"a": scores, "b": scores}, heads_per_kv=3)
     assert [(shape.xref, shape.x0) for shape in both.layout.shapes] == [("x", 2.5), ("x2", 2.5)]
     assert head_heatmap(scores).layout.shapes == ()
+    known = dataclasses.replace(scores, n_key_value_heads=2)
+    assert [shape.x0 for shape in head_heatmap(known).layout.shapes] == [2.5]
+    assert "KV head 1" in head_heatmap(known).data[0].text[0][3]
+    assert dataclasses.replace(scores, n_key_value_heads=4).heads_per_kv is None  # no such grouping
     with pytest.raises(ValueError, match="got heads_per_kv=4 for 6 heads; wanted one that divides them"):
         head_heatmap(scores, heads_per_kv=4)
 

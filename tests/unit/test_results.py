@@ -40,6 +40,7 @@ THIRDS = torch.arange(6, dtype=torch.float64).view(2, 3) / 3
 
 EXAMPLES = [
     SCORES,
+    dataclasses.replace(SCORES, is_signed=True, base_model={"name": "tiny", "n_heads": 2}, n_key_value_heads=1),
     JUDGED,
     COSTS,
     AttentionPatterns(("a", "b"), HEADS, torch.rand(2, 2, 2), torch.rand(2, 2, 2)),
@@ -64,6 +65,16 @@ EXAMPLES = [
     TokenEffects(("a", "<b"), torch.tensor([-1.0]), torch.tensor([-0.1]), torch.tensor([0.2])),
     TransferTable({("base", "truth"): JUDGED}, ("base",), ("truth",), "adapter"),
 ]
+
+
+def test_scores_that_an_older_version_has_written_are_read(tmp_path):
+    path = ll.save_result(SCORES, tmp_path / "scores.json")
+    stored = json.loads(path.read_text())
+    for later in ("is_signed", "base_model", "n_key_value_heads"):
+        del stored[later]
+    path.write_text(json.dumps(stored))
+    assert is_equal(ll.load_result(path, HeadScores), SCORES)
+    assert ll.load_result(path, HeadScores).heads_per_kv is None
 
 
 def is_equal(a: object, b: object) -> bool:
