@@ -4,8 +4,10 @@ Leave one out. How much each head of a fitted edit contributes, given all its ot
 
     score(h) = Q(all edited heads) - Q(all of them but h)
 
-where Q is the mean log-likelihood of the gold answers, end-of-sequence token included as in training, in nats an answer, or
-the task's metric. A head whose vectors only repeat what the others do scores 0, so the scores do not add up to the whole edit.
+where Q is what training raises, in nats an answer and with the end-of-sequence token as in training, or the task's metric. For
+a task that is trained by cross-entropy it is the mean log-likelihood of the gold answers, for a preference task the margin that
+DPO widens: the log-likelihood of the answer minus that of the wrong one it is trained against; both may fall. A head whose
+vectors only repeat what the others do scores 0, so the scores do not add up to the whole edit.
 
 Activation patching (Meng et al. 2022, arXiv 2202.05262; for heads, Wang et al. 2022, arXiv 2211.00593), with TransformerLens's
 own tool. The model reads a corrupted prompt, while one head's `z` is, at every position, what it was on the clean one:
@@ -29,12 +31,13 @@ from lofit_lens import lens
 from lofit_lens.batches import TOKEN_BUDGET, TokenSequence, encode, refuse_one_string
 from lofit_lens.evaluation import checked_split, evaluate
 from lofit_lens.heads import HeadScores
-from lofit_lens.interventions import HeadIntervention
+from lofit_lens.interventions import HeadIntervention, attached, of_model
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
+from lofit_lens.objectives import answer_sequences, preference_sequences
 from lofit_lens.patching import patched_head_metrics
 from lofit_lens.progress import progress
-from lofit_lens.scoring import answer_logprobs
+from lofit_lens.scoring import sequence_logprobs
 from lofit_lens.tasks.base import Example, Metric, Split, Task, names_of
 
 Measure = Literal["loss", "metric"]
@@ -60,7 +63,8 @@ def leave_one_out_scores(
         task: its examples, and how an answer is judged.
         intervention: the whole edit; with a single head, what is left without it is the base model.
         split: which examples.
-        measure: the rise of the gold answers' loss, or the fall of the metric, which is coarse: a head may change few answers.
+        measure: the fall of what training raises (see the module), or that of the metric, which is coarse: a head may change
+            few answers.
         metric: as `evaluate` takes it; None is the task's own. For `measure="metric"` only.
         token_budget: padded tokens that go through the model at once.
 
@@ -73,21 +77,28 @@ def leave_one_out_scores(
         )
     info = check_model(model)
     examples = checked_split(task, split)
+    by_preference = task.loss == "dpo"
+    sequences = (preference_sequences if by_preference else answer_sequences)(model, examples) if measure == "loss" else []
 
     def quality(edit: HeadIntervention | None) -> float:
         if measure == "metric":
             return evaluate(model, task, edit, split=split, metric=metric, token_budget=token_budget).value
-        prompts, answers = [e.prompt for e in examples], [e.answer for e in examples]
-        return answer_logprobs(model, prompts, answers, edit, eos=True, token_budget=token_budget).double().mean().item()
+        with attached(model, edit):
+            found = sequence_logprobs(model, sequences, token_budget=token_budget).double()
+        if by_preference:
+            right, wrong = found.reshape(-1, 2).unbind(1)
+            found = right - wrong
+        return found.mean().item()
 
     whole = quality(intervention)
     values = torch.full((info.n_layers, info.n_heads), torch.nan)
     for head in progress(intervention.heads, f"{task.name}: leave one out"):
         others = [other for other in intervention.heads if other != head]
         values[head] = whole - quality(intervention.restrict(others) if others else None)
-    name = "log-likelihood of the answer, in nats," if measure == "loss" else metric or task.metric
+    raised = "margin of the answer over the wrong one" if by_preference else "log-likelihood of the answer"
+    name = f"{raised}, in nats," if measure == "loss" else metric or task.metric
     made_by = {"method": f"leave one out ({measure})", **task.provenance(), "split": split, "of": dict(intervention.made_by)}
-    return HeadScores(values, quantity=f"{name} lost without the head", made_by=made_by)
+    return HeadScores(values, f"{name} lost without the head", made_by, is_signed=True, **of_model(model))
 
 
 class PromptPairs(NamedTuple):
@@ -184,7 +195,8 @@ def patching_scores(
     layers, indices = zip(*info.all_heads, strict=True)
     values[list(layers), list(indices)] = ((patched / n_pairs - corrupted) / (clean - corrupted)).float()
     made_by = {"method": "activation patching", "pairs": n_pairs, "clean": clean, "corrupted": corrupted}
-    return HeadScores(values, quantity="share of the logit difference that the head brings back", made_by=made_by)
+    quantity = "share of the logit difference that the head brings back"
+    return HeadScores(values, quantity, made_by, is_signed=True, **of_model(model))
 
 
 def _difference(model: LensModel, pairs: _Pairs, tokens: Int[Tensor, "pair pos"]) -> float:

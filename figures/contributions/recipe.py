@@ -1,13 +1,13 @@
-"""What each head's edit contributes: how much the right answers' loss rises when one head alone is left out.
+"""What each head's edit contributes: how much of what training raised is lost when one head alone is left out.
 
-LoFiT's edits (seed 0) of the runs that `figures/saved.py` names, on 20 validation examples; nats an answer.
-Truth is trained by DPO, which sets right answers against wrong ones: their own likelihood may well fall.
+LoFiT's edits (seed 0) of the runs that `figures/saved.py` names, on 20 validation examples; nats an answer. For Kinship and
+Counterfactual it is the log-likelihood of the right answer; for Truth, which is trained by DPO, its margin over the wrong one.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from figures.saved import HEADS_PER_KV, TASKS, adapter, model
+from figures.saved import TASKS, adapter, model
 from lofit_lens import plots
 from lofit_lens.causal import leave_one_out_scores
 from lofit_lens.results import Result
@@ -19,5 +19,10 @@ def compute() -> Iterator[tuple[str, Result]]:
 
 
 def draw(results: Mapping[str, Any]) -> dict[str, Any]:
-    of_tasks = {name: results[name] for name in TASKS}
-    return {"maps": plots.head_heatmaps(of_tasks, heads_per_kv=HEADS_PER_KV, title="What each head's edit contributes")}
+    by_quantity: dict[str, dict[str, Any]] = {}
+    for name in TASKS:
+        by_quantity.setdefault(results[name].quantity, {})[name] = results[name]
+    # Likelihoods and margins are no numbers for one colour scale.
+    answers, margins = by_quantity.values()
+    title = "What each head's edit contributes"
+    return {"maps": plots.head_heatmaps(answers, title=title), "margins": plots.head_heatmaps(margins, title=title)}

@@ -8,6 +8,7 @@ from transformer_lens import patching
 
 import lofit_lens as ll
 from lofit_lens.causal import leave_one_out_scores, patching_scores, swapped_name_pairs
+from lofit_lens.models import base_of
 from lofit_lens.patching import patched_head_metrics
 from lofit_lens.tasks import IOI
 from lofit_lens.tasks.base import Example
@@ -50,6 +51,9 @@ def test_a_head_scores_the_loss_that_rises_without_its_vectors(model, toy_task, 
     assert set(scores.rank()) == set(HEADS)
     assert scores.values.isnan().sum() == 12 - 3
     assert scores.quantity == "log-likelihood of the answer, in nats, lost without the head"
+    assert scores.is_signed
+    assert scores.base_model == base_of(model)
+    assert scores.n_key_value_heads == (model.cfg.n_key_value_heads or model.cfg.n_heads)
     assert scores.made_by == {
         "method": "leave one out (loss)",
         "task": "toy",
@@ -57,6 +61,29 @@ def test_a_head_scores_the_loss_that_rises_without_its_vectors(model, toy_task, 
         "split": "val",
         "of": {"method": "by hand"},
     }
+
+
+def test_a_head_of_a_preference_task_scores_the_margin_that_narrows_without_its_vectors(llama, toy_task, edit):
+    scores = leave_one_out_scores(llama, toy_task({"val": EXAMPLES}, loss="dpo", metric="mc1"), edit)
+
+    def margin(edit: ll.HeadIntervention) -> float:
+        found = 0.0
+        for example in EXAMPLES:  # the first of several wrong answers is the one that DPO reads
+            pair = [example.answer, example.rejected[0]]
+            right, wrong = ll.answer_logprobs(llama, [example.prompt] * 2, pair, edit, eos=True).tolist()
+            found += (right - wrong) / len(EXAMPLES)
+        return found
+
+    expected = {head: margin(edit) - margin(without(edit, head)) for head in HEADS}
+    assert {head: scores[head] for head in HEADS} == pytest.approx(expected, abs=1e-4)
+    of_answers = {head: loss(llama, without(edit, head)) - loss(llama, edit) for head in HEADS}
+    assert {head: scores[head] for head in HEADS} != pytest.approx(of_answers, abs=1e-2)
+    assert scores.quantity == "margin of the answer over the wrong one, in nats, lost without the head"
+
+
+def test_a_preference_task_without_a_wrong_answer_is_refused(llama, toy_task, edit):
+    with pytest.raises(ValueError, match="has no rejected answer"):
+        leave_one_out_scores(llama, toy_task({"val": [Example("Q:", " a")]}, loss="dpo"), edit)
 
 
 @pytest.mark.parametrize("metric", [None, "mc1"])
