@@ -1,11 +1,12 @@
 """Which heads the runs of a study have chosen: maps on one colour scale, layers, and what they share."""
 
 import itertools
+import json
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import plotly.graph_objects as go
 
@@ -24,33 +25,106 @@ DEFAULT_K = 0.1
 Item = TypeVar("Item")
 
 
+class Origin(NamedTuple):
+    """What scores and heads were made of, but for the seed: runs that share all of it are one task, repeated."""
+
+    task: str
+    method: str
+    model: str
+    settings: Mapping[str, Any]
+
+
 @dataclass(frozen=True, eq=False)
 class Scored:
     """Scores with their name, and the heads that were chosen by them, if any were."""
 
     name: str
-    task: str
-    method: str
+    origin: Origin
     scores: HeadScores
     chosen: tuple[Head, ...]
+
+
+def origins(study: Findings) -> list[Origin]:
+    """Of each run."""
+    models = _models(study)
+    return [
+        Origin(run.task, run.method, models[run.model, run.fingerprint], _settings(run.settings, run.task_settings))
+        for run in study.runs
+    ]
+
+
+def _models(study: Findings) -> dict[tuple[str, str], str]:
+    """By name and fingerprint, what each model is called here: two of one name are told apart by their fingerprints."""
+    scores = [result for result in study.results.values() if isinstance(result, HeadScores)]
+    found = dict.fromkeys([(run.model, run.fingerprint) for run in study.runs] + list(map(_model_of, scores)))
+    names = Counter(name for name, _ in found)
+    return {(name, mark): f"{name} {mark[:8]}".strip() if names[name] > 1 else name for name, mark in found}
+
+
+def _model_of(scores: HeadScores) -> tuple[str, str]:
+    base = scores.base_model or {}
+    return str(base.get("name", "")), str(base.get("fingerprint", ""))
+
+
+def _settings(of_method: Mapping[str, Any], of_task: Mapping[str, Any]) -> dict[str, Any]:
+    """What may tell runs apart. How many heads are chosen, and which are given, is seen from the heads themselves."""
+    kept = {name: value for name, value in of_method.items() if name not in ("k", "heads", "token_budget")}
+    return {**kept, **{"task seed" if name == "seed" else name: value for name, value in of_task.items()}}
+
+
+def told_apart(origins: Sequence[Origin]) -> list[list[str]]:
+    """For each, what it takes to tell it from the others: the model where there are several, and settings that differ from
+    those of the same task and method.
+    """
+    several = len({origin.model for origin in origins if origin.model}) > 1
+    alike: dict[tuple[str, str], list[Origin]] = defaultdict(list)
+    for origin in origins:
+        alike[origin.task, origin.method].append(origin)
+    told = []
+    for origin in origins:
+        others = alike[origin.task, origin.method]
+        differ = [name for name, value in origin.settings.items() if any(one.settings.get(name) != value for one in others)]
+        model = [origin.model] if several and origin.model else []
+        told.append(model + [f"{name} = {_plain(origin.settings[name])}" for name in differ])
+    return told
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def names_of(study: Findings) -> list[str]:
+    """Labels that tell runs apart by everything that is known of them."""
+    return [", ".join([run.label, *told]) for run, told in zip(study.runs, told_apart(origins(study)), strict=True)]
 
 
 def all_scores(study: Findings) -> list[Scored]:
     """Of runs, and of results that are not those of a run, each once."""
     found: dict[tuple[object, ...], Scored] = {}
-    for run in study.runs:
+    for run, name, origin in zip(study.runs, names_of(study), origins(study), strict=True):
         if run.scores is not None:
-            one = Scored(run.label, run.task, run.method, run.scores, run.heads)
-            found.setdefault((_numbers(run.scores), run.heads), one)
-    seen = {numbers for numbers, _ in found}
+            one = Scored(name, origin, run.scores, run.heads)
+            found.setdefault((origin.model, _numbers(run.scores), run.heads), one)
+    models = _models(study)
+    seen = {(model, numbers) for model, numbers, _ in found}
     for name, result in study.results.items():
-        if isinstance(result, HeadScores) and _numbers(result) not in seen:
-            seen.add(_numbers(result))
-            k, task = k_of(result), result.made_by.get("task")
-            chosen = () if k is None else result.top(k)
-            method = str(result.made_by.get("method", ""))
-            found[_numbers(result), name] = Scored(name, task if isinstance(task, str) else name, method, result, chosen)
+        if not isinstance(result, HeadScores):
+            continue
+        origin, numbers = _origin_of_result(name, result, models[_model_of(result)]), _numbers(result)
+        # Older files do not say of which model they are.
+        if (origin.model, numbers) in seen or (not origin.model and numbers in {known for _, known in seen}):
+            continue
+        seen.add((origin.model, numbers))
+        k = k_of(result)
+        found[origin.model, numbers, name] = Scored(name, origin, result, () if k is None else result.top(k))
     return list(found.values())
+
+
+def _origin_of_result(name: str, scores: HeadScores, model: str) -> Origin:
+    task, *settings = (scores.made_by.get(key) for key in ("task", "settings", "task_settings"))
+    of_method, of_task = (found if isinstance(found, Mapping) else {} for found in settings)
+    method = str(scores.made_by.get("method", ""))
+    return Origin(task if isinstance(task, str) else name, method, model, _settings(of_method, of_task))
 
 
 def _numbers(scores: HeadScores) -> tuple[float, ...]:
@@ -68,12 +142,13 @@ def unique_names(names: Iterable[str]) -> list[str]:
 
 
 def head_maps(found: Sequence[Scored]) -> list[tuple[str, list[go.Figure]]]:
-    """For each quantity and size of model, what is shown, and figures of a few maps each, all on one colour scale."""
-    groups: dict[tuple[str, tuple[int, ...]], list[Scored]] = defaultdict(list)
+    """For each model and quantity, what is shown, and figures of a few maps each, all on one colour scale."""
+    groups: dict[tuple[str, str, tuple[int, ...]], list[Scored]] = defaultdict(list)
     for one in found:
-        groups[one.scores.quantity, tuple(one.scores.values.shape)].append(one)
+        groups[one.origin.model, one.scores.quantity, tuple(one.scores.values.shape)].append(one)
+    several = len({model for model, *_ in groups if model}) > 1
     maps = []
-    for (quantity, (n_layers, n_heads)), members in groups.items():
+    for (model, quantity, (n_layers, n_heads)), members in groups.items():
         names = unique_names(one.name for one in members)
         scores = {name: one.scores for name, one in zip(names, members, strict=True)}
         chosen = {name: one.chosen for name, one in zip(names, members, strict=True)}
@@ -85,25 +160,32 @@ def head_maps(found: Sequence[Scored]) -> list[tuple[str, list[go.Figure]]]:
             for part in _parts(names, IN_A_ROW)
         ]
         outlined = "; chosen heads outlined" if any(chosen.values()) else ""
-        maps.append((f"{quantity}, {n_layers} layers x {n_heads} heads; one colour scale{outlined}.", figures))
+        whose = f"{model}: " if several and model else ""
+        maps.append((f"{whose}{quantity}, {n_layers} layers x {n_heads} heads; one colour scale{outlined}.", figures))
     return maps
 
 
 def _on_two_lines(name: Any) -> None:
-    """Of a panel that may have to be narrow."""
-    name.update(text=name.text.replace(", ", "<br>", 1), font_size=13)
+    """Of a panel that may have to be narrow: the task, how it was made, and what tells it from others, if anything must."""
+    task, *rest = name.text.split(", ")
+    lines = [task, ", ".join(rest[:2]), *rest[2:]]
+    name.update(text="<br>".join(filter(None, lines)), font_size=13)
 
 
 def layer_histograms(study: Findings, found: Sequence[Scored]) -> list[go.Figure]:
-    """Layers of the chosen heads, each set of heads once."""
-    edited = [(run.label, run.n_layers, run.heads) for run in study.runs if run.heads and run.n_layers]
-    scored = [(one.name, one.scores.values.shape[0], one.chosen) for one in found if one.chosen]
-    sets: dict[tuple[int, frozenset[Head]], str] = {}
-    for name, n_layers, heads in scored + edited:
-        sets.setdefault((n_layers, frozenset(heads)), name)
+    """Layers of the chosen heads, each set of heads of a model once."""
+    edited = [
+        (name, origin.model, run.n_layers, run.heads)
+        for run, name, origin in zip(study.runs, names_of(study), origins(study), strict=True)
+        if run.heads and run.n_layers
+    ]
+    scored = [(one.name, one.origin.model, one.scores.values.shape[0], one.chosen) for one in found if one.chosen]
+    sets: dict[tuple[int, str, frozenset[Head]], str] = {}
+    for name, model, n_layers, heads in scored + edited:
+        sets.setdefault((n_layers, model, frozenset(heads)), name)
     figures = []
     for n_layers, members in itertools.groupby(sorted(sets.items(), key=lambda one: one[0][0]), key=lambda one: one[0][0]):
-        named = [(name, heads) for (_, heads), name in members]
+        named = [(name, heads) for (*_, heads), name in members]
         selections = dict(zip(unique_names(name for name, _ in named), (heads for _, heads in named), strict=True))
         for part in _parts(list(selections), IN_A_COLUMN):
             figures.append(plots.layer_histogram({name: selections[name] for name in part}, n_layers))
@@ -111,20 +193,35 @@ def layer_histograms(study: Findings, found: Sequence[Scored]) -> list[go.Figure
 
 
 def overlaps(found: Sequence[Scored]) -> list[HeadOverlap]:
-    """Of scores over the same heads of which as many were chosen: tasks, and their methods where there are several."""
+    """Of scores over the same heads of which as many were chosen, by what they were made of: seeds alone are repetitions."""
     groups: dict[tuple[Any, ...], list[Scored]] = defaultdict(list)
     for one in found:
         scored = tuple(sorted(one.scores.rank()))
         groups[tuple(one.scores.values.shape), scored, len(one.chosen)].append(one)
     compared = []
     for (*_, k), members in groups.items():
-        several = len({one.method for one in members}) > 1
-        by_name: dict[str, list[HeadScores]] = defaultdict(list)
+        repeated: list[tuple[Origin, list[HeadScores]]] = []
         for one in members:
-            by_name[f"{one.task}, {one.method}" if several else one.task].append(one.scores)
+            seeds = next((seeds for origin, seeds in repeated if origin == one.origin), None)
+            if seeds is None:
+                repeated.append((one.origin, [one.scores]))
+            else:
+                seeds.append(one.scores)
         if len(members) > 1:
-            compared.append(head_overlap(by_name, k or DEFAULT_K))
+            names = _names_in_a_matrix([origin for origin, _ in repeated])
+            compared.append(head_overlap(dict(zip(names, (seeds for _, seeds in repeated), strict=True)), k or DEFAULT_K))
     return compared
+
+
+def _names_in_a_matrix(origins: Sequence[Origin]) -> list[str]:
+    """The task, and its method where there are several, and what else differs."""
+    several = len({origin.method for origin in origins}) > 1
+    apart = told_apart(origins)
+    names = [
+        ", ".join([origin.task, *([origin.method] if several else []), *told])
+        for origin, told in zip(origins, apart, strict=True)
+    ]
+    return unique_names(names)
 
 
 def _parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import lofit_lens as ll
 from lofit_lens import cli, results
 from lofit_lens.report import figures, heads, tables
-from lofit_lens.report.sources import read_sources
+from lofit_lens.report.sources import Findings, ShownRun, read_sources
 
 EVIL = '<script>window.pwned=1</script><img src=x onerror="window.pwned=1"></script>\'"&\u2028'
 
@@ -83,6 +83,59 @@ def test_scores_are_shown_on_one_scale_and_once(study, tmp_path):
     assert [figure.layout.coloraxis.cmax for figure in drawn] == [5.0, 5.0]
     assert len(drawn[0].layout.shapes) == 27
     assert len(heads.overlaps(scored)) == 1
+
+
+def fitted(name, *, model, seed=0, n_train=40, scale_lr=1e-3, fingerprint=None):
+    """A run of a task on a model of one size."""
+    torch.manual_seed(hash((name, model, seed)) % 2**31)
+    scores = ll.HeadScores(torch.rand(30, 9), "norm")
+    return ShownRun(
+        "", name, "LoFiT", seed, model, fingerprint or f"print of {model}", {"k": 0.1, "scale_lr": scale_lr},
+        {"n_train": n_train}, heads=scores.top(0.1), n_layers=30, scores=scores,
+    )  # fmt: skip
+
+
+def compared(*runs):
+    found = heads.all_scores(Findings(runs, {}))
+    [overlap] = heads.overlaps(found)
+    frame = overlap.to_frame()
+    diagonal = frame[(frame["a"] == frame["b"]) & (frame["measure"] == "overlap")]
+    return overlap.names, list(diagonal["a"])
+
+
+def test_runs_of_two_models_are_no_seeds_of_one_task():
+    of_base, of_instruct = (fitted("kinship", model=f"{kind}-model") for kind in ("base", "instruct"))
+    assert compared(of_base, of_instruct) == (("kinship, base-model", "kinship, instruct-model"), [])
+    found = heads.all_scores(Findings((of_base, of_instruct), {}))
+    maps = heads.head_maps(found)
+    assert [what.partition(":")[0] for what, _ in maps] == ["base-model", "instruct-model"]
+    titles = [[note.text for note in figure.layout.annotations] for _, [figure] in maps]
+    assert titles == [[f"kinship<br>LoFiT, seed 0<br>{kind}-model"] for kind in ("base", "instruct")]
+    [histogram] = heads.layer_histograms(Findings((of_base, of_instruct), {}), found)
+    assert [bars.name for bars in histogram.data] == [f"kinship, LoFiT, seed 0, {kind}-model" for kind in ("base", "instruct")]
+    one_name = [fitted("kinship", model="m", fingerprint=f"{i}" * 16, seed=i) for i in range(2)]
+    assert compared(*one_name) == (("kinship, m 00000000", "kinship, m 11111111"), [])
+
+
+def test_runs_of_other_settings_are_no_seeds_of_one_task():
+    runs = [fitted("kinship", model="m", seed=seed) for seed in range(2)]
+    assert compared(*runs) == (("kinship",), ["kinship"])
+    more = fitted("kinship", model="m", seed=2, n_train=300)
+    assert compared(*runs, more) == (("kinship, n_train = 40", "kinship, n_train = 300"), ["kinship, n_train = 40"])
+    faster = fitted("kinship", model="m", seed=2, scale_lr=1e-2)
+    assert compared(*runs, faster)[0] == ("kinship, scale_lr = 0.001", "kinship, scale_lr = 0.01")
+    other_task = fitted("truth", model="m", n_train=300)  # a task of its own size is just that
+    assert compared(*runs, other_task) == (("kinship", "truth"), ["kinship"])
+
+
+def test_scores_alone_tell_their_model_and_are_no_seeds_of_one_task_either():
+    of_models = {
+        kind: ll.HeadScores(torch.rand(3, 4), "norm", {"task": "kinship", "settings": {"k": 2}}, base_model={"name": kind})
+        for kind in ("base", "instruct")
+    }
+    found = heads.all_scores(Findings((), of_models))
+    assert [one.origin.model for one in found] == ["base", "instruct"]
+    assert heads.overlaps(found)[0].names == ("kinship, base", "kinship, instruct")
 
 
 @pytest.mark.parametrize(
