@@ -20,7 +20,7 @@ def compute() -> Iterator[tuple[str, Result]]:
         others = {"LoFiT, seed 1": adapter(name, 1)} | {f"LoFiT, {other}": adapter(other) for other in TASKS if other != name}
         geometry = offset_geometry(model(), ours, activations, others=others)
         yield name, geometry
-        head = geometry.heads[int(geometry.effective_alphas.argmax())]
+        head = geometry.heads[int(geometry.effective_alphas.nan_to_num().argmax())]
         yield f"{name}-plane", offset_plane(ours, activations, head)
 
 

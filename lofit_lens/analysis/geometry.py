@@ -63,6 +63,8 @@ SPACES: tuple[Space, ...] = get_args(Space)
 
 #: Of the mean eigenvalue of the covariance, added to each: fewer answers than dimensions leave some at zero.
 RIDGE = 1e-3
+#: A standard deviation of z, over its largest number, that is rounding: z has seven digits, and is reckoned with in sixteen.
+STILL = 1e-12
 
 
 def cosine_null(n: int) -> Any:
@@ -88,8 +90,8 @@ class OffsetGeometry:
         cosines: in the order of `SPACES`; NaN where another adapter does not edit the head, or a vector is zero.
         d_head: dimensions that chance is reckoned in.
         lengths: |v|, in units of z.
-        effective_alphas: |v| in standard deviations of z along v; infinite where z is always the same.
-        mass_mean_alphas: v along mass-mean, in standard deviations of z along that.
+        effective_alphas: |v| in standard deviations of z along v; NaN where z is always the same.
+        mass_mean_alphas: v along mass-mean, in standard deviations of z along that; NaN likewise.
     """
 
     heads: tuple[Head, ...]
@@ -175,8 +177,8 @@ def offset_geometry(
             "whitened": _whitened(v, compared, values, vectors),
         }
         cosines.append(torch.stack([_cosines(*in_space[space]) for space in SPACES]))
-        along_mass_mean = v @ mass_mean / mass_mean.norm() / spread_along(z, mass_mean)
-        strengths.append(torch.stack([v.norm(), v.norm() / spread_along(z, v), along_mass_mean]))
+        along_mass_mean = v @ mass_mean / mass_mean.norm() / _spread(z, mass_mean)
+        strengths.append(torch.stack([v.norm(), v.norm() / _spread(z, v), along_mass_mean]))
     return OffsetGeometry(
         activations.heads, directions, torch.stack(cosines, dim=1), intervention.d_head, *torch.stack(strengths).unbind(1)
     )
@@ -207,6 +209,12 @@ def _check_dimensions(activations: HeadActivations, d_head: int, n_components: i
     most = min(d_head, n_texts - 1)
     if not 0 <= n_components <= most:
         raise ValueError(f"got n_components = {n_components}; {n_texts} answers in {d_head} dimensions have 0 to {most}")
+
+
+def _spread(z: Float[Tensor, "text d_head"], direction: Float[Tensor, "d_head"]) -> Float[Tensor, ""]:
+    """`spread_along`; NaN where there is none but that of rounding, in whose units everything is long."""
+    spread = spread_along(z, direction)
+    return torch.where(spread > STILL * z.abs().max(), spread, torch.nan)
 
 
 def _whitened(

@@ -282,7 +282,19 @@ def test_a_cosine_that_there_is_not_has_no_row(llama):
     of_still_head = {("L0H1", "PC1", "z"), ("L0H1", "PC1", "residual")}
     assert {row for row in rows if row[0] != "L2H0"} == of_still_head
     assert {row[1] for row in rows if row[0] == "L2H0"} == {"probe", "mass-mean", "PC1", "other"}
-    assert geometry.effective_alphas[1] == np.inf
+    assert geometry.effective_alphas.isnan().tolist() == [True, True, False]  # no offset has no direction to vary along
+    assert geometry.mass_mean_alphas.isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("still", [0.0, 0.1])
+def test_a_head_that_always_says_the_same_is_kept_with_the_others(llama, tmp_path, still):
+    activations = by_hand()
+    activations = dataclasses.replace(activations, z=torch.stack([POINTS, torch.full_like(POINTS, still), POINTS]))
+    geometry = offset_geometry(llama, HeadIntervention(HEADS, offset=normal(3, 16)), activations, n_components=1)
+    again = ll.load_result(ll.save_result(geometry, tmp_path / "geometry.json"))
+    for alphas in (again.effective_alphas, again.mass_mean_alphas):
+        assert alphas.isnan().tolist() == [False, True, False]
+    assert geometry.strengths()["effective_alpha"].isna().tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize(
