@@ -1,5 +1,6 @@
 """The figures of each kind of result, by the names of the tabs that they are in."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, get_args
@@ -10,7 +11,7 @@ from lofit_lens import analysis, plots
 from lofit_lens.analysis.geometry import SPACES
 from lofit_lens.analysis.overlap import MEASURES, Measure
 from lofit_lens.analysis.reading import Lens, Side
-from lofit_lens.heads import HeadScores
+from lofit_lens.heads import Head, HeadScores
 from lofit_lens.outcomes import Evaluation
 from lofit_lens.plots.template import INK, LEARNED, LINES, MUTED, REFERENCE
 from lofit_lens.results import Result
@@ -25,14 +26,16 @@ MOST_TOKENS = 10
 
 
 def _heads(scores: HeadScores) -> dict[str, Drawn]:
-    k = k_of(scores)
-    return {"": plots.head_heatmap(scores, () if k is None else scores.top(k))}
+    return {"": plots.head_heatmap(scores, chosen_by(scores))}
 
 
-def k_of(scores: HeadScores) -> Any:
-    """How many heads were to be kept, or what share of them, if the scores know."""
+def chosen_by(scores: HeadScores) -> tuple[Head, ...]:
+    """The heads that were to be kept, if the scores know how many; none where that is more than there are."""
     settings = scores.made_by.get("settings")
-    return settings.get("k") if isinstance(settings, Mapping) else None
+    k = settings.get("k") if isinstance(settings, Mapping) else None
+    with contextlib.suppress(ValueError):  # a method that only scored heads has its default, which suits larger models
+        return () if k is None else scores.top(k)
+    return ()
 
 
 def _mixture(found: analysis.Mixture) -> dict[str, Drawn]:

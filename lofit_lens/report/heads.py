@@ -14,7 +14,7 @@ from lofit_lens import plots
 from lofit_lens.analysis import HeadOverlap, head_overlap
 from lofit_lens.heads import Head, HeadScores
 from lofit_lens.plots.heads import colour_scale
-from lofit_lens.report.figures import k_of
+from lofit_lens.report.figures import chosen_by
 from lofit_lens.report.sources import Findings
 
 #: Panels of a figure: side by side on a screen and on a page; below each other.
@@ -115,8 +115,7 @@ def all_scores(study: Findings) -> list[Scored]:
         if (origin.model, numbers) in seen or (not origin.model and numbers in {known for _, known in seen}):
             continue
         seen.add((origin.model, numbers))
-        k = k_of(result)
-        found[origin.model, numbers, name] = Scored(name, origin, result, () if k is None else result.top(k))
+        found[origin.model, numbers, name] = Scored(name, origin, result, chosen_by(result))
     return list(found.values())
 
 

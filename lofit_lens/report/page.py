@@ -24,13 +24,19 @@ from lofit_lens.report import heads
 from lofit_lens.report.figures import IN_THE_DARK, Drawn, figures_of
 from lofit_lens.report.sources import Findings, read_sources
 from lofit_lens.report.tables import Table, all_settings, overview, tables_of
+from lofit_lens.report.transfers import transfers
 from lofit_lens.results import Result
 
 HERE = Path(__file__).parent
 #: What ends a script, or a line of one, in JSON: each is an escape within a string.
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
-#: Pixels above a figure that has no title: for the names of its panels and the buttons that appear.
-_TOP = 44
+#: A store of runs has no texts under an edit: those take a model, which a report does without.
+_HOW_TO_VIEW = (
+    "None yet: runs keep edits and outcomes, and a view of a text takes the model. Keep what analysis.token_effects or "
+    "analysis.attention_patterns find with save_result, and name the file beside the runs; so with doses and offset geometry."
+)
+#: Pixels above a figure that has no title: for the names of its panels, of two lines, and the buttons that appear.
+_TOP, _LINE = 44, 16
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def write_report(sources: Iterable[str | Path], path: str | Path, *, title: str 
 
 
 def _render(study: Findings, title: str) -> str:
-    sections = [section for section in _sections(study) if section.cards or section.tables]
+    sections = [section for section in _sections(study) if section.cards or section.tables or section.note]
     panels = [panel for section in sections for card in section.cards for panel in card.panels]
     libraries = _libraries(panels)
     style, script = (Markup((HERE / f"page.{ending}").read_text(encoding="utf-8")) for ending in ("css", "js"))
@@ -150,8 +156,14 @@ def _sections(study: Findings) -> list[Section]:
     return [
         Section("overview", "Overview", tables=[table for table in tables if table.rows]),
         Section("heads", "Heads", _head_cards(study)),
+        Section("transfer", "Head transfer", _transfer_cards(study)),
         Section("results", "Results", [_card(f"result-{i}", *named) for i, named in enumerate(others.items(), start=1)]),
-        Section("tokens", "Token views", [_card(f"view-of-{i}", *named) for i, named in enumerate(views.items(), start=1)]),
+        Section(
+            "tokens",
+            "Token views",
+            [_card(f"view-of-{i}", *named) for i, named in enumerate(views.items(), start=1)],
+            note=_HOW_TO_VIEW if study.runs and not views else "",
+        ),
     ]
 
 
@@ -182,6 +194,14 @@ def _head_cards(study: Findings) -> list[Card]:
     return cards
 
 
+def _transfer_cards(study: Findings) -> list[Card]:
+    cards = []
+    for i, one in enumerate(transfers(study.runs), start=1):
+        panels, tables = ([], []) if one.found is None else (_panels(figures_of(one.found)), tables_of(one.found))
+        cards.append(Card(f"transfer-{i}", one.name, panels, tables, "HeadTransfer", one.note))
+    return cards
+
+
 def _numbered(figures: Sequence[go.Figure]) -> dict[str, Drawn]:
     return {"" if len(figures) == 1 else str(i): figure for i, figure in enumerate(figures, start=1)}
 
@@ -194,6 +214,8 @@ def _panel(name: str, figure: Drawn) -> Panel:
     if isinstance(figure, plots.TokenView):
         return Panel(name, figure.element, _inert(figure.properties))
     figure = go.Figure(figure)
-    figure.update_layout(margin_t=_TOP)
     layout: Any = figure.layout  # its attributes are made at run time
+    names = [note.text or "" for note in layout.annotations if note.yanchor == "bottom"]  # of panels
+    n_lines = max((name.count("<br>") + 1 for name in names), default=1)
+    figure.update_layout(margin_t=_TOP + _LINE * max(0, n_lines - 2))
     return Panel(name, "plot", _inert(str(figure.to_json())), layout.width, layout.height)

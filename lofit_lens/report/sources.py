@@ -39,6 +39,7 @@ class ShownRun:
         n_parameters: how many numbers were learned.
         scores: of all heads, where heads were chosen.
         evaluation: how well it does.
+        labels: what its study calls it by (`runs.LABELS`); none where it is of no study.
         digest: of what the adapter is: tells one that is in two places.
     """
 
@@ -55,11 +56,14 @@ class ShownRun:
     n_parameters: int = 0
     scores: HeadScores | None = None
     evaluation: Evaluation | None = None
+    labels: Mapping[str, Any] = field(default_factory=dict)
     digest: str | None = None
 
     @property
     def label(self) -> str:
-        return ", ".join([self.task, self.method, *([] if self.seed is None else [f"seed {self.seed}"])])
+        lent = self.labels.get("heads") or "own"
+        heads = [] if lent == "own" else [f"heads: {lent}"]
+        return ", ".join([self.task, self.method, *heads, *([] if self.seed is None else [f"seed {self.seed}"])])
 
 
 @dataclass(frozen=True)
@@ -163,10 +167,12 @@ def _read_adapter(folder: Path) -> ShownRun:
 
 def _read_run(folder: Path) -> ShownRun:
     evaluation, summary = read_evaluation(folder), read_summary(folder)
-    known = {"folder": folder.name, "task": str(summary["labels"].get("task", evaluation.task)), "evaluation": evaluation}
+    labels = summary["labels"]
+    task = str(labels.get("task", evaluation.task))
+    known = {"folder": folder.name, "task": task, "evaluation": evaluation, "labels": labels}
     if summary["stages"] is not None:
         return replace(_read_adapter(folder / ADAPTER_FOLDER), **known)
-    model = str(summary["labels"].get("model", summary["settings"].get("model", "")))
+    model = str(labels.get("model", summary["settings"].get("model", "")))
     return ShownRun(method=BASE, seed=None, model=model, task_settings=evaluation.task_settings, **known)
 
 

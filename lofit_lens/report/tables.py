@@ -128,8 +128,8 @@ def _row(run: ShownRun, chosen: Mapping[frozenset[Head], str], models: Mapping[s
     found = run.evaluation
     settings = ", ".join(f"{name} = {_plain(value)}" for name, value in _telling(run).items())
     if run.settings.get("heads") is not None:
-        whose = chosen.get(frozenset(run.heads))
-        settings = ", ".join(filter(None, ["heads given" if whose is None else f"heads of {whose}", settings]))
+        whose = run.labels.get("heads") or chosen.get(frozenset(run.heads))
+        settings = ", ".join(filter(None, ["heads given" if whose is None else f"heads: {whose}", settings]))
     value = Cell("")
     if found is not None:
         low, high = found.interval()

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import math
 import re
 
+import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -12,6 +14,7 @@ import lofit_lens as ll
 from lofit_lens import cli, results
 from lofit_lens.report import figures, heads, tables
 from lofit_lens.report.sources import Findings, ShownRun, read_sources
+from lofit_lens.report.transfers import transfers
 
 EVIL = '<script>window.pwned=1</script><img src=x onerror="window.pwned=1"></script>\'"&\u2028'
 
@@ -38,7 +41,9 @@ def test_a_page_has_the_sections_that_there_is_something_for(study, tmp_path):
     assert page.count('id="plotly"') == page.count('id="circuitsvis"') == 1
     assert not re.search("<script src|<link rel=.stylesheet|@import", page)
     of_runs = ll.write_report([study / "runs"], tmp_path / "runs.html").read_text(encoding="utf-8")
-    assert ids_of(of_runs) == ["overview", "heads"]
+    assert ids_of(of_runs) == ["overview", "heads", "tokens"]
+    assert "None yet: runs keep edits and outcomes" in of_runs
+    assert "None yet" not in page
     assert 'id="circuitsvis"' not in of_runs
     of_one = ll.write_report([study / "results" / "evaluation.json"], tmp_path / "one.html").read_text(encoding="utf-8")
     assert ids_of(of_one) == ["results"]
@@ -136,6 +141,62 @@ def test_scores_alone_tell_their_model_and_are_no_seeds_of_one_task_either():
     found = heads.all_scores(Findings((), of_models))
     assert [one.origin.model for one in found] == ["base", "instruct"]
     assert heads.overlaps(found)[0].names == ("kinship, base", "kinship, instruct")
+
+
+@pytest.fixture(scope="module")
+def lending(tmp_path_factory):
+    """A study on its own, others' and random heads, run; and its store."""
+    sizes = {"n_train": 4, "n_val": 2, "n_test": 4}
+    study = ll.Study(
+        "lending",
+        models=("tiny-llama",),
+        tasks={"kinship": ll.tasks.Kinship(**sizes), "told": ll.tasks.Counterfactual(**sizes)},
+        methods={"lofit": ll.methods.LoFiT(scale_epochs=1, offset_epochs=1)},
+        heads=("own", "others", "random", "iti"),
+        k=(1, 2),
+        seeds=(0, 1),
+        n_train=(3,),
+    )
+    store = ll.RunStore(tmp_path_factory.mktemp("lending"))
+    ll.run_study(study, store)
+    return study, store
+
+
+def test_runs_of_a_study_are_its_transfer_of_heads(lending):
+    study, store = lending
+    found = transfers(read_sources([store.root]).runs)
+    assert [one.name for one in found] == [f"lofit, k = {k}, n_train = 3, tiny-llama" for k in ("1", "2")]
+    for k, one in zip(study.k, found, strict=True):
+        expected = ll.study.head_transfer_of(study, store, k=k)
+        rows = one.found.matrix()
+        assert set(rows.index) == {"kinship", "told", "ITI", "random", "base"}
+        assert list(rows.columns) == ["kinship", "told"]
+        assert one.found.sources[:2] == ("kinship", "told")
+        assert one.found.sources[-1] == "base"
+        pd.testing.assert_frame_equal(rows.loc[list(expected.sources)], expected.matrix())
+        assert one.note == ""
+
+
+def test_a_page_of_a_store_shows_the_transfer(lending, tmp_path):
+    page = ll.write_report([lending[1].root], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "transfer" in ids_of(page)
+    assert '<article class="card" id="transfer-2"' in page
+    assert "Heads from (source) and tasks learned (target)" in page
+    assert "kinship, LoFiT, heads: random, seed 0" in page
+
+
+def test_what_is_not_done_is_left_out_of_the_transfer_and_two_studies_are_not_one(lending):
+    runs = read_sources([lending[1].root]).runs
+    [missing] = [
+        run for run in runs if [run.labels[name] for name in ("task", "heads", "k", "seed")] == ["told", "random", 1, 1]
+    ]
+    first, _ = transfers([run for run in runs if run is not missing])
+    assert first.note == "Left out, as not every seed is done: told on random."
+    assert math.isnan(first.found.matrix().loc["random", "told"])
+    again, _ = transfers([*runs, dataclasses.replace(missing, folder="another")])
+    assert again.found is None
+    assert again.note.startswith("No matrix: two runs of told on heads 'random' with seed 1")
+    assert transfers([run for run in runs if run.labels["heads"] in (None, "own")]) == []
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ LEVELS = (
     {"plots", "rendering", "results"},
     {"runs"},
     {"report.figures", "report.sources", "store", "study.settings", "tracking"},
-    {"report.heads", "report.tables", "study.grid"},
+    {"report.heads", "report.tables", "report.transfers", "study.grid"},
     {"report.page", "study.items"},
     {"report", "study.sources"},
     {"study.work"},
