@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -44,21 +44,48 @@ class Scored:
     chosen: tuple[Head, ...]
 
 
-def origins(study: Findings) -> list[Origin]:
-    """Of each run."""
+def named_origins(study: Findings) -> list[tuple[str, Origin]]:
+    """Of each run, then of each result that is scores: a label that tells it from the others, and what it was made of."""
+    scores = _scores_of(study)
     models = _models(study)
-    return [
+    of_runs = [
         Origin(run.task, run.method, models[run.model, run.fingerprint], _settings(run.settings, run.task_settings))
         for run in study.runs
     ]
+    of_scores = [_origin_of_result(name, found, models[_model_of(found)]) for name, found in scores.items()]
+    labels = [run.label for run in study.runs] + [_label_of_result(name, found) for name, found in scores.items()]
+    # Apart: a run knows what its offsets were learned with, which scores alone do not.
+    apart = told_apart(of_runs) + told_apart(of_scores)
+    return [(", ".join([label, *told]), origin) for label, told, origin in zip(labels, apart, of_runs + of_scores, strict=True)]
+
+
+def _scores_of(study: Findings) -> dict[str, HeadScores]:
+    return {name: result for name, result in study.results.items() if isinstance(result, HeadScores)}
+
+
+def _origin_of_result(name: str, scores: HeadScores, model: str) -> Origin:
+    method, *settings = (scores.made_by.get(key) for key in ("method", "settings", "task_settings"))
+    of_method, of_task = (found if isinstance(found, Mapping) else {} for found in settings)
+    # What is random, say, is of no task.
+    task = str(scores.made_by.get("task") or method or name)
+    return Origin(task, str(method or ""), model, _settings(of_method, of_task))
+
+
+def _label_of_result(name: str, scores: HeadScores) -> str:
+    """As a run's; the name of its file where it does not know what it was made of."""
+    task, method, seed = (scores.made_by.get(key) for key in ("task", "method", "seed"))
+    if method is None:
+        return name
+    return ", ".join([*([] if task is None else [str(task)]), str(method), *([] if seed is None else [f"seed {seed}"])])
 
 
 def _models(study: Findings) -> dict[tuple[str, str], str]:
     """By name and fingerprint, what each model is called here: two of one name are told apart by their fingerprints."""
-    scores = [result for result in study.results.values() if isinstance(result, HeadScores)]
-    found = dict.fromkeys([(run.model, run.fingerprint) for run in study.runs] + list(map(_model_of, scores)))
-    names = Counter(name for name, _ in found)
-    return {(name, mark): f"{name} {mark[:8]}".strip() if names[name] > 1 else name for name, mark in found}
+    found = [(run.model, run.fingerprint) for run in study.runs] + list(map(_model_of, _scores_of(study).values()))
+    marks: dict[str, set[str]] = defaultdict(set)
+    for name, mark in found:
+        marks[name] |= {mark} - {""}  # a run of the model as it is knows its name only
+    return {(name, mark): f"{name} {mark[:8]}".strip() if len(marks[name]) > 1 else name for name, mark in found}
 
 
 def _model_of(scores: HeadScores) -> tuple[str, str]:
@@ -93,37 +120,23 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def names_of(study: Findings) -> list[str]:
-    """Labels that tell runs apart by everything that is known of them."""
-    return [", ".join([run.label, *told]) for run, told in zip(study.runs, told_apart(origins(study)), strict=True)]
-
-
 def all_scores(study: Findings) -> list[Scored]:
     """Of runs, and of results that are not those of a run, each once."""
     found: dict[tuple[object, ...], Scored] = {}
-    for run, name, origin in zip(study.runs, names_of(study), origins(study), strict=True):
+    named = named_origins(study)
+    for run, (name, origin) in zip(study.runs, named[: len(study.runs)], strict=True):
         if run.scores is not None:
             one = Scored(name, origin, run.scores, run.heads)
             found.setdefault((origin.model, _numbers(run.scores), run.heads), one)
-    models = _models(study)
     seen = {(model, numbers) for model, numbers, _ in found}
-    for name, result in study.results.items():
-        if not isinstance(result, HeadScores):
-            continue
-        origin, numbers = _origin_of_result(name, result, models[_model_of(result)]), _numbers(result)
+    for (file, result), (name, origin) in zip(_scores_of(study).items(), named[len(study.runs) :], strict=True):
+        numbers = _numbers(result)
         # Older files do not say of which model they are.
         if (origin.model, numbers) in seen or (not origin.model and numbers in {known for _, known in seen}):
             continue
         seen.add((origin.model, numbers))
-        found[origin.model, numbers, name] = Scored(name, origin, result, chosen_by(result))
+        found[origin.model, numbers, file] = Scored(name, origin, result, chosen_by(result))
     return list(found.values())
-
-
-def _origin_of_result(name: str, scores: HeadScores, model: str) -> Origin:
-    task, *settings = (scores.made_by.get(key) for key in ("task", "settings", "task_settings"))
-    of_method, of_task = (found if isinstance(found, Mapping) else {} for found in settings)
-    method = str(scores.made_by.get("method", ""))
-    return Origin(task if isinstance(task, str) else name, method, model, _settings(of_method, of_task))
 
 
 def _numbers(scores: HeadScores) -> tuple[float, ...]:
@@ -175,7 +188,7 @@ def layer_histograms(study: Findings, found: Sequence[Scored]) -> list[go.Figure
     """Layers of the chosen heads, each set of heads of a model once."""
     edited = [
         (name, origin.model, run.n_layers, run.heads)
-        for run, name, origin in zip(study.runs, names_of(study), origins(study), strict=True)
+        for run, (name, origin) in zip(study.runs, named_origins(study), strict=False)  # results come behind
         if run.heads and run.n_layers
     ]
     scored = [(one.name, one.origin.model, one.scores.values.shape[0], one.chosen) for one in found if one.chosen]
@@ -217,7 +230,7 @@ def _names_in_a_matrix(origins: Sequence[Origin]) -> list[str]:
     several = len({origin.method for origin in origins}) > 1
     apart = told_apart(origins)
     names = [
-        ", ".join([origin.task, *([origin.method] if several else []), *told])
+        ", ".join([origin.task, *([origin.method] if several and origin.method not in ("", origin.task) else []), *told])
         for origin, told in zip(origins, apart, strict=True)
     ]
     return unique_names(names)

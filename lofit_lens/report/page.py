@@ -217,5 +217,6 @@ def _panel(name: str, figure: Drawn) -> Panel:
     layout: Any = figure.layout  # its attributes are made at run time
     names = [note.text or "" for note in layout.annotations if note.yanchor == "bottom"]  # of panels
     n_lines = max((name.count("<br>") + 1 for name in names), default=1)
-    figure.update_layout(margin_t=_TOP + _LINE * max(0, n_lines - 2))
+    more = _LINE * max(0, n_lines - 2)
+    figure.update_layout(margin_t=_TOP + more, height=layout.height + more)
     return Panel(name, "plot", _inert(str(figure.to_json())), layout.width, layout.height)

@@ -134,13 +134,22 @@ def test_runs_of_other_settings_are_no_seeds_of_one_task():
 
 
 def test_scores_alone_tell_their_model_and_are_no_seeds_of_one_task_either():
+    made_by = {"task": "kinship", "method": "LoFiT", "settings": {"k": 2}, "seed": 0}
     of_models = {
-        kind: ll.HeadScores(torch.rand(3, 4), "norm", {"task": "kinship", "settings": {"k": 2}}, base_model={"name": kind})
+        f"file {kind}": ll.HeadScores(torch.rand(3, 4), "norm", made_by, base_model={"name": kind})
         for kind in ("base", "instruct")
     }
     found = heads.all_scores(Findings((), of_models))
     assert [one.origin.model for one in found] == ["base", "instruct"]
+    assert [one.name for one in found] == ["kinship, LoFiT, seed 0, base", "kinship, LoFiT, seed 0, instruct"]
     assert heads.overlaps(found)[0].names == ("kinship, base", "kinship, instruct")
+
+
+def test_scores_of_no_task_are_named_by_their_method_and_others_by_their_file():
+    drawn = {f"{seed}": ll.random_scores(ll.tiny_model("llama"), seed=seed) for seed in range(2)}
+    found = heads.all_scores(Findings((), drawn | {"mine": ll.HeadScores(torch.rand(3, 4))}))
+    assert [one.name for one in found] == ["random, seed 0", "random, seed 1", "mine"]
+    assert heads.overlaps(found)[0].names == ("random", "mine")
 
 
 @pytest.fixture(scope="module")
