@@ -48,7 +48,7 @@ def run_on_ray(
         store: in a folder that every node sees under the same path.
         address: of the cluster ("auto", "ray://host:10001"); None starts Ray on this machine, for as long as this takes.
         cpus: of a worker, and its threads.
-        gpus: of a worker; a share below 1 lets several have one.
+        gpus: of a worker; a share below 1 lets several have one, over two or more a model's layers are split.
         memory_gb: that Ray sets aside for a worker; None sets nothing aside.
         track: also send finished runs to "wandb" or "trackio", which must be installed on the workers.
         accept_license: licences that you accept, for models that ask.
@@ -69,7 +69,7 @@ def run_on_ray(
     refused: dict[str, str] = {}
     with _connected(address):
         # In a list, as Ray would copy what a bare reference refers to into every task.
-        worker = [ray.put(Worker(study, store, tuple(accept_license), "cuda" if gpus else None, track=track))]
+        worker = [ray.put(Worker(study, store, tuple(accept_license), **_placement(gpus), track=track))]
         for model in study.models:
             try:
                 fingerprints = ray.get(_look_at.options(**options).remote(worker, model, cpus))
@@ -81,6 +81,11 @@ def run_on_ray(
     if refused:
         raise ValueError("; ".join(f"{model} was left out: {reason}" for model, reason in refused.items()))
     return study_table(study, store)
+
+
+def _placement(gpus: float) -> dict[str, Any]:
+    """Of a worker's model."""
+    return {"n_devices": int(gpus)} if gpus >= 2 else {"device": "cuda" if gpus else None}
 
 
 @contextmanager

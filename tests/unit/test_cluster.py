@@ -19,7 +19,7 @@ pytest.importorskip("ray")
 import ray
 from ray.cluster_utils import Cluster
 
-from lofit_lens.cluster import run_on_ray
+from lofit_lens.cluster import _placement, run_on_ray
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 SIZES = {"n_train": 16, "n_val": 2, "n_test": 8}
@@ -110,3 +110,8 @@ def test_what_goes_wrong_on_a_worker_is_kept_and_said(two_nodes, tmp_path):
     nothing = Study(**{**vars(STUDY), "models": ["tiny-nothing"], "methods": {}})
     with pytest.raises(ValueError, match="tiny-nothing was left out: no tiny model of family"):
         run_on_ray(nothing, store)
+
+
+def test_a_model_is_on_one_gpu_or_split_over_all_that_a_worker_has():
+    places = {gpus: _placement(gpus) for gpus in (0, 0.5, 1, 2)}
+    assert places == {0: {"device": None}, 0.5: {"device": "cuda"}, 1: {"device": "cuda"}, 2: {"n_devices": 2}}
