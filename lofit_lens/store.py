@@ -51,9 +51,7 @@ class RunStore:
     def __init__(self, root: str | Path) -> None:
         if address := re.match(r"([a-z0-9]{2,}):/+", str(root)):  # two letters or more: C:/ is a drive
             if address[1] != "file":
-                raise ValueError(
-                    f"got {str(root)!r}, wanted a folder: results are renamed into place, which object stores do not do"
-                )
+                raise ValueError(f"got {str(root)!r}, wanted a folder: object stores rename nothing")
             root = f"/{str(root)[address.end() :]}"
         self.root = Path(root).absolute()  # whoever works at it may be somewhere else
 

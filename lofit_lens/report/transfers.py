@@ -73,7 +73,7 @@ def _cells(members: Sequence[ShownRun], tasks: Sequence[str]) -> Cells:
     cells: Cells = {}
     for run in members:
         source, task = run.labels["heads"], run.labels["task"]
-        other = source if source in tasks else {"iti": "ITI"}.get(source, source.replace("-", " "))
+        other = source if source in tasks else "ITI" if source == "iti" else source.replace("-", " ")
         by_seed = cells.setdefault((task if source == "own" else other, task), {})
         if run.labels["seed"] in by_seed:
             raise ValueError(
