@@ -25,6 +25,8 @@ def draw(results: Mapping[str, Any]) -> dict[str, Any]:
     # Of one task: each page holds more than a megabyte of code.
     name = "kinship"
     return {
-        "tokens": plots.token_view(results[f"{name}-tokens"], title=f"{name}: token by token"),
+        "tokens": plots.token_view(
+            results[f"{name}-tokens"], title=f"{name}: token by token, blue and red each on a scale of its own"
+        ),
         "attention": plots.attention_view(results[f"{name}-attention"], title=f"{name}: where heads look"),
     }

@@ -44,7 +44,8 @@ class TokenView:
 def token_view(effects: TokenEffects, *, title: str = "") -> TokenView:
     """A text, coloured by the change of each token's log-probability, by KL, or by either model's log-probability.
 
-    Hover over a token for all four; nats. Nothing predicts the first token, which has zeros.
+    Hover over a token for all four; nats. Nothing predicts the first token, which has zeros. Blue is above 0 and red below,
+    each on a scale of its own: CircuitsVis sets no common bound for several values.
     """
     columns = (effects.change, effects.kl, effects.base_logprobs, effects.edited_logprobs)
     values = torch.cat([torch.zeros(1, len(columns)), torch.stack(columns, dim=1)])

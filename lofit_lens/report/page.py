@@ -35,6 +35,11 @@ _HOW_TO_VIEW = (
     "None yet: runs keep edits and outcomes, and a view of a text takes the model. Keep what analysis.token_effects or "
     "analysis.attention_patterns find with save_result, and name the file beside the runs; so with doses and offset geometry."
 )
+#: CircuitsVis takes no bounds for a view of several values.
+_HOW_TO_READ: Mapping[type, str] = {
+    analysis.TokenEffects: "Blue is above 0, red below, each on a scale of its own; type one number into both bounds "
+    "to compare shades.",
+}
 #: Pixels above a figure that has no title: for the names of its panels, of two lines, and the buttons that appear.
 _TOP, _LINE = 44, 16
 
@@ -173,7 +178,7 @@ def _is_view(result: Result) -> bool:
 
 def _card(identifier: str, name: str, result: Result) -> Card:
     try:
-        figures, note = figures_of(result), ""
+        figures, note = figures_of(result), _HOW_TO_READ.get(type(result), "")
     except ValueError as error:
         figures, note = {}, f"No figure: {error}"
     return Card(identifier, name, _panels(figures), tables_of(result), type(result).__name__, note, len(figures) > 1)

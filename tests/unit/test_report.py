@@ -38,6 +38,7 @@ def test_a_page_has_the_sections_that_there_is_something_for(study, tmp_path):
     assert ids_of(page) == ["overview", "heads", "results", "tokens"]
     assert "<title>A study</title>" in page
     assert "3 runs, 11 results" in page
+    assert page.count("each on a scale of its own") == 1
     assert page.count('id="plotly"') == page.count('id="circuitsvis"') == 1
     assert not re.search("<script src|<link rel=.stylesheet|@import", page)
     of_runs = ll.write_report([study / "runs"], tmp_path / "runs.html").read_text(encoding="utf-8")
