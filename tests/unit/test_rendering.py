@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -39,7 +38,16 @@ def test_a_name_may_have_a_dot(tmp_path):
     assert page.name == "alpha-0.5.html"
 
 
-@pytest.mark.skipif(not (shutil.which("chromium") or shutil.which("google-chrome")), reason="no Chrome or Chromium here")
+def test_what_needs_a_browser_is_skipped_on_a_machine_without_one_and_fails_in_ci(unavailable, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no Chromium"):
+        unavailable("no Chromium")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="no Chromium"):
+        unavailable("no Chromium")
+
+
+@pytest.mark.usefixtures("chromium")
 def test_a_real_browser_draws_the_images(tmp_path):
     written = save_figure(sized(FIGURE, 1), tmp_path / "heads", offline=False)
     assert endings(written) == [".html", ".png", ".svg", ".pdf"]
@@ -53,7 +61,7 @@ def test_a_real_browser_draws_the_images(tmp_path):
     assert pdf.startswith(b"%PDF")
 
 
-@pytest.mark.skipif(not (shutil.which("chromium") or shutil.which("google-chrome")), reason="no Chrome or Chromium here")
+@pytest.mark.usefixtures("chromium")
 def test_several_figures_are_those_that_are_drawn_one_by_one(tmp_path):
     other = go.Figure(FIGURE).update_layout(width=300, height=200)
     written = save_figures({tmp_path / "a": FIGURE, tmp_path / "b": other}, images=("svg",), offline=False)
