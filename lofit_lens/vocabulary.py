@@ -1,6 +1,8 @@
 """Tokens as people can read them: one label for each id, that shows white space and never half a character."""
 
+import itertools
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +16,7 @@ _BYTE_OF |= {chr(0x100 + i): byte for i, byte in enumerate(sorted(set(range(0x10
 
 
 def token_labels(tokenizer: Any, ids: Iterable[int]) -> list[str]:
-    """Each token as text: a space as `␣`, a line break and whatever else cannot be seen as Python escapes it.
+    """Each token as text: a space as `␣`, a line break and whatever else cannot be seen by itself as Python escapes it.
 
     Bytes that are no whole character are `<0xE2><0x80>`; an id that the tokenizer does not have is `<id 50299>`.
     """
@@ -33,15 +35,17 @@ def _label(tokenizer: Any, token: int, text: str) -> str:
     if stored is None:
         return f"<id {token}>"
     if _REPLACEMENT not in text:
-        return "".join(map(_visible, text))
+        # Accents and vowel signs with nothing in front that they combine with.
+        alone = list(itertools.takewhile(lambda character: character == " " or unicodedata.category(character)[0] == "M", text))
+        return "".join(_visible(character, seen=i >= len(alone)) for i, character in enumerate(text))
     if not re.fullmatch("<0x[0-9A-F]{2}>", stored) and set(stored) <= set(_BYTE_OF):
         return "".join(f"<0x{_BYTE_OF[character]:02X}>" for character in stored)
     return stored
 
 
-def _visible(character: str) -> str:
+def _visible(character: str, *, seen: bool) -> str:
     if character == " ":
         return _SPACE
-    if character.isprintable() and character not in (_SPACE, "\\"):
+    if seen and character.isprintable() and character not in (_SPACE, "\\"):
         return character
     return character.encode("unicode_escape").decode()

@@ -21,6 +21,10 @@ BYTE_LEVEL = {
     "\u0120\u00e2": "<0x20><0xE2>",
     "\u00e2\u0122\u012d": r"\u200b",
     "\u00e2\u0132\u00a3": r"\u2423",
+    # Vowel signs (U+0940, U+0902) combine with what is in front of them, and are a box where that is nothing.
+    "\u00e0\u00a5\u0122": r"\u0940",
+    "\u0120\u00e0\u00a5\u0122\u00e0\u00a4\u0124": "\u2423" + r"\u0940\u0902",
+    "n\u00e0\u00a5\u0122": "n\u0940",
 }
 
 
