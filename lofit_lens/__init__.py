@@ -10,7 +10,7 @@ from lofit_lens.judging import YesNoJudge, evaluate_open_ended
 from lofit_lens.methods import Fit
 from lofit_lens.models import check_model, load_model, tiny_model
 from lofit_lens.outcomes import Evaluation
-from lofit_lens.rendering import save_figure, save_figures, sized
+from lofit_lens.rendering import save_figure, save_figures, save_images
 from lofit_lens.report import write_report
 from lofit_lens.results import load_result, save_result
 from lofit_lens.scoring import answer_logprobs
@@ -53,10 +53,10 @@ __all__ = [
     "run_study",
     "save_figure",
     "save_figures",
+    "save_images",
     "save_result",
     "selection",
     "side_effects",
-    "sized",
     "study",
     "tasks",
     "tiny_model",

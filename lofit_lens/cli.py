@@ -248,14 +248,15 @@ def figures(
         "figures"
     ),
     images: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(IMAGE_FORMATS)} (default: png).")] = None,
+    columns: Annotated[int, typer.Option(min=1, max=2, help="Of a paper, that images are as wide as.")] = 1,
 ) -> None:
-    """Draw figures again from the numbers beside them."""
+    """Draw figures again from the numbers beside them: pages for a screen, images for one or two columns of a paper."""
     kinds = checked_images(images or ["png"])
     for recipe in find_recipes(folder, names or ()):
         console.print(f"{recipe.folder.name}: {recipe.summary}", markup=False, highlight=False)
         if rerun:
             recipe.rerun()
-        for path in recipe.render(images=kinds):
+        for path in recipe.render(images=kinds, columns=2 if columns == 2 else 1):
             console.print(f"  {path}", highlight=False, soft_wrap=True)
 
 

@@ -18,6 +18,7 @@ from lofit_lens.files import check_writable
 from lofit_lens.heads import Head, HeadScores
 from lofit_lens.interventions import HeadIntervention
 from lofit_lens.methods import LoFiT
+from lofit_lens.plots.template import Columns
 from lofit_lens.rendering import save_figures
 from lofit_lens.results import save_result
 from lofit_lens.runs import Run
@@ -106,10 +107,10 @@ def _write(out: Path, table: TransferTable, own: dict[str, Run], scores: Mapping
     save_figures({out / name: figure for name, figure in figures(scores, table).items()}, images=())
 
 
-def figures(scores: Mapping[str, HeadScores], table: TransferTable) -> dict[str, Any]:
-    """What the demo shows, by the names of its files."""
+def figures(scores: Mapping[str, HeadScores], table: TransferTable, columns: Columns | None = None) -> dict[str, Any]:
+    """What the demo shows, by the names of its files, on a screen or in columns of a paper."""
     selected = {name: result.top(K) for name, result in scores.items()}
     return {
-        "heads": plots.head_heatmaps(scores, selected, title="Where each task's scaling moved most"),
-        "transfer": plots.transfer_matrix(table, title="Each task learned at another's heads"),
+        "heads": plots.head_heatmaps(scores, selected, title="Where each task's scaling moved most", columns=columns),
+        "transfer": plots.transfer_matrix(table, title="Each task learned at another's heads", columns=columns),
     }

@@ -20,29 +20,8 @@ logger = logging.getLogger(__name__)
 
 ImageFormat = Literal["png", "svg", "pdf"]
 IMAGE_FORMATS: tuple[ImageFormat, ...] = ("png", "svg", "pdf")
-#: Widths of a paper's column and of its page (3.25 and 6.75 inches, as in NeurIPS and ACL), at 96 pixels an inch.
-COLUMN_WIDTHS = {1: 312, 2: 648}
-#: Height over width: no flatter and no taller than reads well beside text.
-_FLATTEST, _TALLEST = 0.62, 1.3
 #: Pixels for each of those in a PNG: about 300 dots an inch.
 _PNG_SCALE = 3
-
-
-def sized(figure: go.Figure, columns: Literal[1, 2]) -> go.Figure:
-    """A copy that is as wide as one or two columns of a paper; letters are smaller than on a screen, not in proportion.
-
-    Raises:
-        ValueError: another number of columns.
-    """
-    if columns not in COLUMN_WIDTHS:
-        raise ValueError(f"got columns={columns!r}; wanted one of {list(COLUMN_WIDTHS)}")
-    copy = go.Figure(figure)
-    layout: Any = copy.layout  # its attributes are made at run time
-    width, proportion = COLUMN_WIDTHS[columns], (layout.height or 450) / (layout.width or 700)
-    copy.update_layout(width=width, height=round(max(_FLATTEST, min(proportion, _TALLEST)) * width))
-    copy.update_layout(font_size=11, title_font_size=12, margin={"t": 40 if layout.title.text else 12, "r": 12})
-    copy.update_annotations(font_size=11)
-    return copy
 
 
 def save_figure(
@@ -101,9 +80,22 @@ def save_figures(
     kinds = checked_images(images)
     if ending := [path for path in figures if path.suffix[1:] in ("html", "json", "csv", *IMAGE_FORMATS)]:
         raise ValueError(f"got {ending[0]}, wanted a path without {ending[0].suffix}: several files are written")
-    pages = [_save_page(path, figure, offline=offline) for path, figure in figures.items()]
+    return [_save_page(path, figure, offline=offline) for path, figure in figures.items()] + save_images(figures, kinds)
+
+
+def save_images(figures: Mapping[Path, go.Figure | TokenView], images: Sequence[ImageFormat] = IMAGE_FORMATS) -> list[Path]:
+    """`save_figures` without the pages: what a paper needs of figures that are laid out for it (`columns=` of a plot).
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        ValueError: another kind of image.
+        OSError: the folder cannot be written.
+    """
+    kinds = checked_images(images)
     drawn = {path: figure for path, figure in figures.items() if not isinstance(figure, TokenView)}
-    return pages + (_images(drawn, kinds) if kinds and drawn else [])
+    return _images(drawn, kinds) if kinds and drawn else []
 
 
 def checked_images(kinds: Sequence[str]) -> list[ImageFormat]:

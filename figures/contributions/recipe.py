@@ -10,6 +10,7 @@ from typing import Any
 from figures.saved import TASKS, adapter, model
 from lofit_lens import plots
 from lofit_lens.causal import leave_one_out_scores
+from lofit_lens.plots.template import Columns
 from lofit_lens.results import Result
 
 
@@ -18,11 +19,14 @@ def compute() -> Iterator[tuple[str, Result]]:
         yield name, leave_one_out_scores(model(), task, adapter(name))
 
 
-def draw(results: Mapping[str, Any]) -> dict[str, Any]:
+def draw(results: Mapping[str, Any], columns: Columns | None) -> dict[str, Any]:
     by_quantity: dict[str, dict[str, Any]] = {}
     for name in TASKS:
         by_quantity.setdefault(results[name].quantity, {})[name] = results[name]
     # Likelihoods and margins are no numbers for one colour scale.
     answers, margins = by_quantity.values()
     title = "What each head's edit contributes"
-    return {"maps": plots.head_heatmaps(answers, title=title), "margins": plots.head_heatmaps(margins, title=title)}
+    return {
+        "maps": plots.head_heatmaps(answers, title=title, columns=columns),
+        "margins": plots.head_heatmaps(margins, title=title, columns=columns),
+    }

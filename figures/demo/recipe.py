@@ -12,6 +12,7 @@ from rich.console import Console
 
 from figures.saved import N_KV_HEADS
 from lofit_lens import demo, load_result
+from lofit_lens.plots.template import Columns
 from lofit_lens.results import Result
 
 
@@ -22,7 +23,7 @@ def compute() -> Iterator[tuple[str, Result]]:
         yield task.name, load_result(out / "data" / f"{task.name}.json")
 
 
-def draw(results: Mapping[str, Any]) -> dict[str, Any]:
+def draw(results: Mapping[str, Any], columns: Columns | None) -> dict[str, Any]:
     # The numbers are older than scores that know which heads share keys and values.
     scores = {task.name: replace(results[task.name], n_key_value_heads=N_KV_HEADS) for task in demo.TASKS}
-    return demo.figures(scores, results["transfer"])
+    return demo.figures(scores, results["transfer"], columns)

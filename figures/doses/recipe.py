@@ -10,6 +10,7 @@ from typing import Any
 from figures.saved import TASKS, adapter, model
 from lofit_lens import plots
 from lofit_lens.analysis import dose_response
+from lofit_lens.plots.template import Columns
 from lofit_lens.results import Result
 from lofit_lens.tasks import ARCChallenge, texts_of
 
@@ -22,5 +23,5 @@ def compute() -> Iterator[tuple[str, Result]]:
         yield name, dose_response(model(), task, adapter(name), DOSES, texts=texts)
 
 
-def draw(results: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: plots.dose_curves(results[name], title=f"{name}: strength of the edit") for name in TASKS}
+def draw(results: Mapping[str, Any], columns: Columns | None) -> dict[str, Any]:
+    return {name: plots.dose_curves(results[name], title=f"{name}: strength of the edit", columns=columns) for name in TASKS}

@@ -10,6 +10,7 @@ from typing import Any
 from figures.saved import TASKS, adapter, model
 from lofit_lens import plots
 from lofit_lens.analysis import collect_head_activations, offset_geometry, offset_plane
+from lofit_lens.plots.template import Columns
 from lofit_lens.results import Result
 
 
@@ -24,12 +25,15 @@ def compute() -> Iterator[tuple[str, Result]]:
         yield f"{name}-plane", offset_plane(ours, activations, head)
 
 
-def draw(results: Mapping[str, Any]) -> dict[str, Any]:
+def draw(results: Mapping[str, Any], columns: Columns | None) -> dict[str, Any]:
     figures = {}
     for name in TASKS:
-        directions = [one for one in results[name].directions if not one.startswith("PC")]
+        # The first component stays: mass-mean may lie along it, and owe it what offsets have in common with it.
+        directions = [one for one in results[name].directions if one not in ("PC2", "PC3")]
         figures[f"cosines-{name}"] = plots.cosine_distribution(
-            results[name], directions=directions, title=f"Offsets of {name} next to other directions"
+            results[name], directions=directions, title=f"Offsets of {name} next to other directions", columns=columns
         )
-        figures[f"plane-{name}"] = plots.offset_plane(results[f"{name}-plane"], title=f"Answers and edits: {name}")
+        figures[f"plane-{name}"] = plots.offset_plane(
+            results[f"{name}-plane"], title=f"Answers and edits: {name}", columns=columns
+        )
     return figures

@@ -8,6 +8,7 @@ from typing import Any
 
 from figures.saved import TASKS, K, scores
 from lofit_lens import plots
+from lofit_lens.plots.template import Columns
 from lofit_lens.results import Result
 
 
@@ -16,12 +17,12 @@ def compute() -> Iterator[tuple[str, Result]]:
         yield task, scores(task)
 
 
-def draw(results: Mapping[str, Any]) -> dict[str, Any]:
+def draw(results: Mapping[str, Any], columns: Columns | None) -> dict[str, Any]:
     of_tasks = {task: results[task] for task in TASKS}
     selected = {task: found.top(K) for task, found in of_tasks.items()}
     n_layers = len(of_tasks["kinship"].values)
     return {
-        "maps": plots.head_heatmaps(of_tasks, selected, title="Scaling of every head"),
-        "layers": plots.layer_histogram(selected, n_layers, title=f"Layers of the {K} heads"),
-        "cumulative": plots.cumulative_scores(of_tasks, title="How much of the scaling the best heads hold"),
+        "maps": plots.head_heatmaps(of_tasks, selected, title="Scaling of every head", columns=columns),
+        "layers": plots.layer_histogram(selected, n_layers, title=f"Layers of the {K} heads", columns=columns),
+        "cumulative": plots.cumulative_scores(of_tasks, title="How much of the scaling the best heads hold", columns=columns),
     }

@@ -10,6 +10,7 @@ from typing import Any
 from figures.saved import TASKS, adapter, model
 from lofit_lens import plots
 from lofit_lens.analysis import TransferTable, mixture
+from lofit_lens.plots.template import Columns
 from lofit_lens.results import Result
 
 WEIGHTS = ((0.0, 0.0), (1.0, 0.0), (0.5, 0.5), (0.0, 1.0), (1.0, 1.0))
@@ -27,9 +28,10 @@ def compute() -> Iterator[tuple[str, Result]]:
     yield "effects", TransferTable(alone, ("base", *TASKS), tuple(TASKS), "adapter")
 
 
-def draw(results: Mapping[str, Any]) -> dict[str, Any]:
+def draw(results: Mapping[str, Any], columns: Columns | None) -> dict[str, Any]:
     mixed = {
-        f"{a}-{b}": plots.mixture_curves(results[f"{a}-{b}"], names=(a, b), title=f"From {a} to {b}, and both")
+        f"{a}-{b}": plots.mixture_curves(results[f"{a}-{b}"], names=(a, b), title=f"From {a} to {b}, and both", columns=columns)
         for a, b in PAIRS
     }
-    return {**mixed, "effects": plots.transfer_matrix(results["effects"], title="Each edit on each task")}
+    effects = plots.transfer_matrix(results["effects"], title="Each edit on each task", columns=columns)
+    return {**mixed, "effects": effects}

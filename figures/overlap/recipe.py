@@ -9,6 +9,7 @@ from typing import Any
 from figures.saved import SEEDS, TASKS, K, scores
 from lofit_lens import plots
 from lofit_lens.analysis import head_overlap
+from lofit_lens.plots.template import Columns
 from lofit_lens.results import Result
 
 
@@ -18,11 +19,11 @@ def compute() -> Iterator[tuple[str, Result]]:
         yield task, scores(task)
 
 
-def draw(results: Mapping[str, Any]) -> dict[str, Any]:
-    overlap = results["overlap"]
+def draw(results: Mapping[str, Any], columns: Columns | None) -> dict[str, Any]:
+    overlap, chosen = results["overlap"], {task: results[task].top(K) for task in TASKS}
     return {
-        "overlap": plots.overlap_matrix(overlap, title=f"Heads in common, of {K}"),
-        "distance": plots.overlap_matrix(overlap, "emd", title="How far apart in layers"),
-        "ranks": plots.overlap_matrix(overlap, "rank_correlation", title="Do all heads rank alike"),
-        "shared": plots.shared_heads({task: results[task].top(K) for task in TASKS}, title="Heads of just these tasks"),
+        "overlap": plots.overlap_matrix(overlap, title=f"Heads in common, of {K}", columns=columns),
+        "distance": plots.overlap_matrix(overlap, "emd", title="How far apart in layers", columns=columns),
+        "ranks": plots.overlap_matrix(overlap, "rank_correlation", title="Do all heads rank alike", columns=columns),
+        "shared": plots.shared_heads(chosen, title="Heads of just these tasks", columns=columns),
     }

@@ -11,6 +11,7 @@ from figures.saved import SEEDS, TASKS
 from figures.sweeps.study import evaluation, places
 from lofit_lens import plots
 from lofit_lens.analysis import Sweep
+from lofit_lens.plots.template import Columns
 from lofit_lens.results import Result
 
 #: For each sweep, the label of its axis, and what its places are multiplied by there.
@@ -25,7 +26,7 @@ def compute() -> Iterator[tuple[str, Result]]:
                 yield f"{kind}-{name}", Sweep(quantity, runs)
 
 
-def draw(results: Mapping[str, Any]) -> dict[str, Any]:
+def draw(results: Mapping[str, Any], columns: Columns | None) -> dict[str, Any]:
     """Tasks of one metric share a figure."""
     figures = {}
     for kind in QUANTITIES:
@@ -35,5 +36,5 @@ def draw(results: Mapping[str, Any]) -> dict[str, Any]:
                 metric = next(iter(found.evaluations.values()))[0].metric
                 of_metric.setdefault(metric, {})[name] = found
         for metric, sweeps in of_metric.items():
-            figures[f"{kind}-{metric}"] = plots.sweep_curves(sweeps, title=f"By {QUANTITIES[kind][0]}")
+            figures[f"{kind}-{metric}"] = plots.sweep_curves(sweeps, title=f"LoFiT with more {kind}", columns=columns)
     return figures

@@ -9,6 +9,7 @@ from typing import Any
 from figures.saved import TASKS, adapter, model
 from lofit_lens import plots
 from lofit_lens.analysis import attention_patterns, token_effects
+from lofit_lens.plots.template import Columns
 from lofit_lens.results import Result
 
 
@@ -21,8 +22,8 @@ def compute() -> Iterator[tuple[str, Result]]:
         yield f"{name}-attention", attention_patterns(model(), example.prompt + example.answer, last, edit)
 
 
-def draw(results: Mapping[str, Any]) -> dict[str, Any]:
-    # Of one task: each page holds more than a megabyte of code.
+def draw(results: Mapping[str, Any], columns: Columns | None) -> dict[str, Any]:
+    # Pages for a screen. Of one task: each page holds more than a megabyte of code.
     name = "kinship"
     return {
         "tokens": plots.token_view(

@@ -1,5 +1,6 @@
 """Figures: each takes a result and gives a `plotly.graph_objects.Figure`; no model, no files, no state."""
 
+from lofit_lens.plots.attribution import offset_attribution
 from lofit_lens.plots.doses import dose_curves
 from lofit_lens.plots.geometry import cosine_distribution, offset_plane
 from lofit_lens.plots.head_transfers import head_transfer
@@ -23,6 +24,7 @@ __all__ = [
     "head_transfer",
     "layer_histogram",
     "mixture_curves",
+    "offset_attribution",
     "offset_plane",
     "offset_tokens",
     "overlap_matrix",

@@ -7,20 +7,29 @@ from typing import Any
 import plotly.graph_objects as go
 
 from lofit_lens.analysis.head_transfers import BASE, HeadTransfer
-from lofit_lens.plots.template import DIVERGING, INK, MUTED, NARROW, TEMPLATE, markup
+from lofit_lens.plots.template import DIVERGING, INK, MUTED, NARROW, ROW, Columns, Medium, markup, words
 
 #: Colours span so many points around 100 %: no fewer, lest noise look like an effect; no more, lest one cell take them all.
 _NARROWEST, _WIDEST = 10, 100
-#: Characters in a line of the note, which one column of a paper has room for; pixels of its letters.
-_NOTE_WIDTH, _NOTE_SIZE = 48, 10
+#: Characters in a line of the note, which one column of a paper has room for, and which a page has.
+_NOTE_WIDTH, _WIDE_NOTE = 48, 110
 
 
-def head_transfer(result: HeadTransfer, *, title: str = "") -> go.Figure:
+def head_transfer(result: HeadTransfer, *, title: str = "", columns: Columns | None = None) -> go.Figure:
     """Metric of each task (column) on heads of each source (row), marked where it is lower than on the task's own heads.
 
     Colours are relative to own heads, which are outlined; a cell that is not compared, or not there, is grey. One
     column of a paper has room for about nine tasks.
+
+    Args:
+        result: of tasks on heads.
+        title: of the figure.
+        columns: of a paper that the figure is laid out for; None is a screen.
+
+    Raises:
+        ValueError: another number of columns.
     """
+    medium = Medium.of(columns)
     sources, targets = ([markup(name) for name in names] for names in (result.sources, result.targets))
     shown = {(row["source"], row["target"]): row for row in result.to_frame().to_dict("records")}
     rows = [[shown.get((source, target)) for target in result.targets] for source in result.sources]
@@ -34,14 +43,7 @@ def head_transfer(result: HeadTransfer, *, title: str = "") -> go.Figure:
             texttemplate="%{text}",
             customdata=[[_hover(row) for row in of_source] for of_source in rows],
             hovertemplate="task %{x}, heads of %{y}<br>%{customdata}<extra></extra>",
-            colorscale=DIVERGING,
-            zmin=100 - span,
-            zmax=100 + span,
-            # Above, where it takes no width from the cells.
-            colorbar={
-                "title": {"text": "relative to own heads (%)", "side": "top"},
-                **{"orientation": "h", "thickness": 10, "x": 0.5, "y": 1.0, "yanchor": "bottom", "xpad": 0, "ypad": 4},
-            },
+            coloraxis="coloraxis",
             xgap=2,
             ygap=2,
         )
@@ -51,25 +53,24 @@ def head_transfer(result: HeadTransfer, *, title: str = "") -> go.Figure:
         figure.add_shape(
             type="rect", x0=column - 0.5, x1=column + 0.5, y0=row - 0.5, y1=row + 0.5, line={"color": INK, "width": 2}
         )
-    metrics = set(result.metrics.values())
-    labels = [f"{name} ({metric})" for name, metric in zip(targets, result.metrics.values(), strict=True)]
+    metrics = set(map(words, result.metrics.values()))
+    labels = [f"{name} ({words(metric)})" for name, metric in zip(targets, result.metrics.values(), strict=True)]
     measured = f" ({metrics.pop()})" if len(metrics) == 1 else ""
+    lines = textwrap.wrap(f"{result.note} Outlined: own heads.", _WIDE_NOTE if columns == 2 else _NOTE_WIDTH)
+    # The note stands in the title, and so stays below labels of any length.
+    axis_title = [f"<span style='font-size:{medium.letters}px'>Task learned{measured}</span>", *map(markup, lines)]
     figure.update_xaxes(
-        title_text=_axis_title(f"Task learned{measured}", result), title_font_size=_NOTE_SIZE, title_standoff=18
+        title_text="<br>".join(axis_title), title_font_size=10 if medium.width is None else medium.small, title_standoff=18
     )
     figure.update_xaxes(tickvals=targets, ticktext=targets if measured else labels)
     figure.update_yaxes(title_text="Heads of", autorange="reversed", tickvals=sources)
-    figure.update_layout(template=TEMPLATE, title_text=title, plot_bgcolor=MUTED)
-    # So tall that rows are as high as letters even where the figure is brought to one column of a paper.
-    width = max(NARROW, 60 * len(targets) + 150)
-    figure.update_layout(width=width, height=round(width * (0.75 + 0.05 * len(sources))))
+    scale = {"colorscale": DIVERGING, "cmin": 100 - span, "cmax": 100 + span}
+    figure.update_layout(coloraxis=scale, plot_bgcolor=MUTED)
+    width = max(NARROW, 60 * len(targets) + 230)
+    screen = (width, round(width * (0.75 + 0.05 * len(sources))))
+    below = (4 + len(lines)) * ROW
+    medium.lay_out(figure, title, screen=screen, height=22 * len(sources), below=below, colours="relative to own heads (%)")
     return figure
-
-
-def _axis_title(text: str, result: HeadTransfer) -> str:
-    """With the note below it, which so stays below labels of any length."""
-    lines = textwrap.wrap(f"{result.note} Outlined: own heads.", _NOTE_WIDTH)
-    return "<br>".join([f"<span style='font-size:13px'>{text}</span>", *map(markup, lines)])
 
 
 def _percent(row: dict[str, Any] | None) -> float | None:

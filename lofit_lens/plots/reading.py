@@ -3,18 +3,32 @@
 import plotly.graph_objects as go
 
 from lofit_lens.analysis.reading import Lens, OffsetReading, Side
-from lofit_lens.plots.template import SEQUENTIAL, TEMPLATE, markup
+from lofit_lens.plots.template import SEQUENTIAL, Columns, Medium, markup
 
-#: Characters of a token that fit a cell; the hover text has all of them.
-CELL = 10
+#: Pixels of a cell on a screen, of what lies beside the cells in a paper, and of what stays free at a cell's edges.
+_CELL, _BESIDE, _EDGES = 72, 60, 8
+#: Width of a letter over its height, on average.
+_LETTER = 0.56
+#: As axes say them.
+_LENSES: dict[Lens, str] = {
+    "with norm": "logit lens, with the final norm",
+    "without norm": "logit lens, without the final norm",
+    "Jacobian": "Jacobian lens",
+}
 
 
 def offset_tokens(
-    reading: OffsetReading, *, lens: Lens = "with norm", side: Side = "top", k: int = 10, title: str = ""
+    reading: OffsetReading,
+    *,
+    lens: Lens = "with norm",
+    side: Side = "top",
+    k: int = 10,
+    title: str = "",
+    columns: Columns | None = None,
 ) -> go.Figure:
     """The `k` likeliest (or unlikeliest) tokens of each head's offset in order, coloured by probability.
 
-    With 8 heads and 10 tokens the text is readable at the width of a two-column page.
+    One column of a paper has room for four tokens of a head, two for nine; longer ones are cut to their cells.
 
     Args:
         reading: heads become rows, in its order.
@@ -22,39 +36,42 @@ def offset_tokens(
         side: the likeliest or the unlikeliest tokens.
         k: columns, at most as many as were read.
         title: of the figure.
+        columns: of a paper that the figure is laid out for; None is a screen.
 
     Raises:
-        ValueError: a lens, side or k that was not read.
+        ValueError: a lens, side or k that was not read, or another number of columns.
     """
+    medium = Medium.of(columns)
     rows = reading.of(lens, side, k)
+    cell = _CELL if medium.width is None else (medium.width - _BESIDE) / k
+    size = 12 if medium.width is None else medium.small
+    highest = max(read.probability for row in rows.values() for read in row)
+    letters = int((cell - _EDGES) / (_LETTER * size))
     figure = go.Figure(
         go.Heatmap(
             z=[[read.probability for read in row] for row in rows.values()],
             x=list(range(1, k + 1)),
             y=[head.label for head in rows],
-            text=[[_cell(read.token) for read in row] for row in rows.values()],
+            text=[[_cut(read.token, letters) for read in row] for row in rows.values()],
             texttemplate="%{text}",
-            textfont={"size": 12},
+            textfont={"size": size},
             customdata=[[[markup(read.token), read.logit] for read in row] for row in rows.values()],
             hovertemplate=(
                 "%{y}, rank %{x}<br>%{customdata[0]}<br>logit %{customdata[1]:.3f}<br>probability %{z:.3g}<extra></extra>"
             ),
-            colorscale=SEQUENTIAL,
-            zmin=0,
-            colorbar={
-                "title": {"text": "probability (0 to 1)", "side": "right"},
-                "thickness": 14,
-                "exponentformat": "power",
-            },
+            coloraxis="coloraxis",
             xgap=1,
             ygap=1,
         )
     )
-    figure.update_xaxes(title_text=f"Rank ({'likeliest' if side == 'top' else 'unlikeliest'} first)", dtick=1)
-    figure.update_yaxes(title_text="Head", title_standoff=12, autorange="reversed", type="category")
-    figure.update_layout(template=TEMPLATE, title_text=title, width=72 * k + 170, height=30 * len(rows) + 150)
+    figure.update_layout(coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": highest, "colorbar_exponentformat": "power"})
+    which = "likeliest" if side == "top" else "unlikeliest"
+    figure.update_xaxes(title_text=f"Rank, {which} first ({_LENSES[lens]})", dtick=1)
+    figure.update_yaxes(title_text="Head", autorange="reversed", type="category")
+    screen = (_CELL * k + 170, 30 * len(rows) + 150)
+    medium.lay_out(figure, title, screen=screen, height=18 * len(rows), colours="probability (0 to 1)")
     return figure
 
 
-def _cell(token: str) -> str:
-    return markup(token if len(token) <= CELL else token[: CELL - 1] + "\N{HORIZONTAL ELLIPSIS}")
+def _cut(token: str, letters: int) -> str:
+    return markup(token if len(token) <= letters else token[: letters - 1] + "\N{HORIZONTAL ELLIPSIS}")

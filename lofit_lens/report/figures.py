@@ -92,7 +92,7 @@ FIGURES: Mapping[type, Callable[[Any], dict[str, Drawn]]] = {
     analysis.HeadOverlap: _overlap,
     analysis.HeadTransfer: lambda found: {"": plots.head_transfer(found)},
     analysis.Mixture: _mixture,
-    analysis.OffsetAttribution: _none,
+    analysis.OffsetAttribution: lambda found: {"": plots.offset_attribution(found)},
     analysis.OffsetGeometry: _geometry,
     analysis.OffsetPlane: lambda found: {"": plots.offset_plane(found)},
     analysis.OffsetReading: _reading,

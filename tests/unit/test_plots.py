@@ -3,14 +3,25 @@
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 
+import numpy as np
 import plotly.graph_objects as go
 import plotly.io
 import pytest
 import torch
 
 from lofit_lens import plots
-from lofit_lens.analysis import DoseResponse, Mixture, OffsetReading, Sweep, TransferTable, head_overlap, head_transfer
+from lofit_lens.analysis import (
+    DoseResponse,
+    Mixture,
+    OffsetAttribution,
+    OffsetReading,
+    Sweep,
+    TransferTable,
+    head_overlap,
+    head_transfer,
+)
 from lofit_lens.analysis.reading import ReadToken
 from lofit_lens.heads import Head, HeadScores
 from lofit_lens.outcomes import Evaluation
@@ -51,7 +62,9 @@ def test_a_heat_map_says_what_its_axes_and_colours_are():
     assert figure.layout.title.text == "Kinship"
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("Head", "Layer")
     assert figure.data[0].coloraxis == "coloraxis"
-    assert figure.layout.coloraxis.colorbar.title.text == "norm of the learned scaling"
+    assert figure.layout.coloraxis.colorbar.title.text == "norm of the learned scaling; grey: no score"
+    everywhere = HeadScores(torch.ones(2, 2), quantity="norm")
+    assert head_heatmap(everywhere).layout.coloraxis.colorbar.title.text == "norm"
 
 
 def test_layer_0_is_on_top_and_no_cell_is_cut_off():
@@ -118,7 +131,8 @@ def test_a_layer_histogram_counts_heads():
 
 def test_cumulative_scores_end_at_the_whole():
     figure = cumulative_scores({"a": SCORES, "b": OTHER})
-    a, b = figure.data
+    a, b, alike = figure.data
+    assert (list(alike.x), list(alike.y), alike.name) == ([0, 4], [0, 1], "all heads alike")
     # 2, 1, 0.5, 0.25 of 3.75.
     assert list(a.y) == pytest.approx([0, 2 / 3.75, 3 / 3.75, 3.5 / 3.75, 1])
     assert list(a.text) == ["none", "L0H1", "L2H0", "L0H0", "L2H1"]
@@ -141,14 +155,15 @@ def test_an_overlap_matrix_shows_values_and_what_the_nulls_say():
     assert trace.text[0][1].startswith(f"{value:.2f}")
     assert trace.text[1][1] == ""
     assert f"p_layers {overlap.matrix('overlap', 'p_layers').loc['one', 'two']:.3g}" in trace.customdata[0][1]
-    assert (trace.zmin, trace.zmax) == (0.0, 1.0)
-    assert trace.colorbar.title.text == "shared heads (share of K)"
-    correlation = overlap_matrix(overlap, "rank_correlation").data[0]
-    assert (correlation.zmin, correlation.zmax) == (-1.0, 1.0)
-    distance = overlap_matrix(overlap, "emd").data[0]
-    assert distance.zmax == overlap.matrix("emd").max(axis=None)
-    assert distance.reversescale
-    assert "expected_layers -" in distance.customdata[0][1]
+    colours = figure.layout.coloraxis
+    assert (colours.cmin, colours.cmax) == (0.0, 1.0)
+    assert colours.colorbar.title.text == "shared heads (share of K)"
+    correlation = overlap_matrix(overlap, "rank_correlation").layout.coloraxis
+    assert (correlation.cmin, correlation.cmax) == (-1.0, 1.0)
+    distance = overlap_matrix(overlap, "emd")
+    assert distance.layout.coloraxis.cmax == overlap.matrix("emd").max(axis=None)
+    assert distance.layout.coloraxis.reversescale
+    assert "expected_layers -" in distance.data[0].customdata[0][1]
 
 
 def test_alike_beyond_layers_is_marked():
@@ -239,19 +254,20 @@ TABLE = TransferTable(
 
 
 def test_the_transfer_matrix_has_sources_as_rows_and_targets_as_columns():
-    [trace] = transfer_matrix(TABLE).data
+    figure = transfer_matrix(TABLE)
+    [trace] = figure.data
     assert [list(row) for row in trace.z] == [[0.75, 0.5], [0.25, 1.0]]
     assert (list(trace.y), list(trace.x)) == (["kinship", "random"], ["kinship", "truth"])
-    assert (trace.zmin, trace.zmax) == (0, 1)
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 1)
 
 
 def test_the_transfer_matrix_says_what_its_axes_and_colours_are():
     layout = transfer_matrix(TABLE, title="Transfer").layout
     assert (layout.title.text, layout.xaxis.title.text, layout.yaxis.title.text) == ("Transfer", "Task learned", "Heads of")
-    assert list(layout.xaxis.ticktext) == ["kinship (exact_match)", "truth (mc1)"]
+    assert list(layout.xaxis.ticktext) == ["kinship (exact match)", "truth (mc1)"]
     assert list(layout.xaxis.tickvals) == ["kinship", "truth"]
     assert layout.yaxis.autorange == "reversed", "the first source is on top"
-    assert transfer_matrix(TABLE).data[0].colorbar.title.text == "metric (0 to 1)"
+    assert layout.coloraxis.colorbar.title.text == "metric (0 to 1)"
 
 
 def test_each_cell_shows_its_value_and_interval():
@@ -299,7 +315,7 @@ def test_a_head_transfer_shows_values_and_colours_them_relative_to_own_heads():
     assert [[None if z is None else round(z, 2) for z in row] for row in trace.z] == [[100, None], [57.14, None], [14.29, None]]
     assert (list(trace.x), list(trace.y)) == (["truth", "ioi"], ["truth", "ioi", "base"])
     # As far as the furthest cell, but for the base model's.
-    assert (trace.zmin, trace.zmax) == pytest.approx((400 / 7, 1000 / 7))
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == pytest.approx((400 / 7, 1000 / 7))
     assert figure.layout.title.text == "Lent"
 
 
@@ -309,7 +325,7 @@ def test_a_head_transfer_says_what_its_axes_colours_and_marks_are():
     assert "Task learned (mc1)" in title
     assert " ".join(note) == f"{LENT.note} Outlined: own heads.".replace("<", "&lt;")
     assert figure.layout.yaxis.title.text == "Heads of"
-    assert figure.data[0].colorbar.title.text == "relative to own heads (%)"
+    assert figure.layout.coloraxis.colorbar.title.text == "relative to own heads (%)"
     assert figure.layout.yaxis.autorange == "reversed", "the first source is on top"
 
 
@@ -346,8 +362,8 @@ def test_tiny_p_and_any_ratio_are_said_in_words():
 def test_colours_of_a_head_transfer_neither_blow_up_noise_nor_follow_one_cell():
     def bounds(other: dict[int, Evaluation]) -> tuple[float, float]:
         cells = {("a", "a"): twice(*[1.0] * 2, *[0.0] * 30), ("b", "a"): other}
-        [trace] = plots.head_transfer(head_transfer(cells, ("a", "b"), ("a",))).data
-        return trace.zmin, trace.zmax
+        colours = plots.head_transfer(head_transfer(cells, ("a", "b"), ("a",))).layout.coloraxis
+        return colours.cmin, colours.cmax
 
     assert bounds(twice(*[0.0] * 30, *[1.0] * 2)) == (90, 110)
     assert bounds(twice(*[1.0] * 32)) == (0, 200)
@@ -356,7 +372,7 @@ def test_colours_of_a_head_transfer_neither_blow_up_noise_nor_follow_one_cell():
 def test_metrics_that_differ_stand_beside_their_tasks():
     cells = {("a", "a"): twice(1.0, 0.0), ("b<", "b<"): twice(1.0, 0.0, metric="exact_match")}
     figure = plots.head_transfer(head_transfer(cells, ("a", "b<"), ("a", "b<")))
-    assert list(figure.layout.xaxis.ticktext) == ["a (mc1)", "b&lt; (exact_match)"]
+    assert list(figure.layout.xaxis.ticktext) == ["a (mc1)", "b&lt; (exact match)"]
     assert "Task learned</span>" in figure.layout.xaxis.title.text
     assert list(plots.head_transfer(LENT).layout.xaxis.ticktext) == ["truth", "ioi"]
 
@@ -445,6 +461,9 @@ def test_sweep_curves_show_the_mean_of_runs_with_its_interval_and_every_run():
     assert [list(row) for row in runs.customdata] == [[20, 0], [20, 1], [300, 0]]
     assert "training examples %{customdata[0]}" in means.hovertemplate
     assert "run %{customdata[1]} %{y" in runs.hovertemplate
+    # A run at the mean is seen around it.
+    assert runs.marker.size > means.marker.size
+    assert runs.marker.symbol == f"{means.marker.symbol}-open"
     assert (means.legendgroup, runs.legendgroup, runs.showlegend) == ("LoFiT", "LoFiT", False)
 
 
@@ -504,8 +523,8 @@ def test_mixture_curves_lead_from_a_to_b_and_show_other_sums_beside():
     assert [(trace.name, trace.mode, trace.showlegend) for trace in figure.data] == [
         ("truth (mc1)", "lines+markers", True),
         ("truth (mc1)", "markers", False),
-        ("kinship (exact_match)", "lines+markers", True),
-        ("kinship (exact_match)", "markers", False),
+        ("kinship (exact match)", "lines+markers", True),
+        ("kinship (exact match)", "markers", False),
     ]
     assert [list(trace.y) for trace in figure.data] == [[0.75, 0.5, 0.25], [0, 1, 0.5], [0.25, 0.5, 0.75], [1, 0, 0.5]]
     # Two tasks stand beside each other.
@@ -515,10 +534,11 @@ def test_mixture_curves_lead_from_a_to_b_and_show_other_sums_beside():
 
 def test_mixture_curves_say_what_their_axes_are():
     layout = mixture_curves(MIXTURE, names=("kinship", "truth"), title="Both").layout
-    assert (layout.title.text, layout.xaxis.title.text) == ("Both", "Weight of truth (the rest: kinship)")
+    assert (layout.title.text, layout.xaxis.title.text) == ("Both", "Weights: kinship (upper row), truth (lower row)")
     assert layout.yaxis.title.text == "metric (0 to 1)"
     assert list(layout.xaxis.tickvals) == pytest.approx([0, 0.5, 1, 1.45, 1.9, 2.35])
-    assert list(layout.xaxis.ticktext) == ["0", "0.5", "1", "base model", "kinship +<br>truth", "2 kinship +<br>-0.5 truth"]
+    ticks = ["1<br>0", "0.5<br>0.5", "0<br>1", "0<br>0<br>(base)", "1<br>1", "2<br>-0.5"]
+    assert list(layout.xaxis.ticktext) == ticks
     assert [(line.x0, line.x1) for line in layout.shapes] == [(1.225, 1.225)]
 
 
@@ -573,7 +593,7 @@ def test_tokens_are_no_markup_and_long_ones_are_cut_in_the_cell_but_not_in_the_h
     [trace] = offset_tokens(READING, k=3).data
     assert [list(row) for row in trace.text] == [
         ["\u2423cousin", "&lt;bos&gt;", "&#36;"],
-        ["\u2423particul\u2026", "&amp;lt;", r"\n"],
+        ["\u2423particu\u2026", "&amp;lt;", r"\n"],
     ]
     assert [list(cell) for cell in trace.customdata[1]] == [["\u2423particularly", 3.0], ["&amp;lt;", 2.0], [r"\n", 1.0]]
     for shown in ("%{y}", "rank %{x}", "%{customdata[0]}", "logit %{customdata[1]", "probability %{z"):
@@ -584,11 +604,156 @@ def test_the_tokens_figure_says_what_its_axes_and_colours_are():
     figure = offset_tokens(READING, k=3, title="CLUTRR")
     layout = figure.layout
     assert (layout.title.text, layout.yaxis.title.text) == ("CLUTRR", "Head")
-    assert layout.xaxis.title.text == "Rank (likeliest first)"
-    assert offset_tokens(READING, k=3, side="bottom").layout.xaxis.title.text == "Rank (unlikeliest first)"
+    assert layout.xaxis.title.text == "Rank, likeliest first (logit lens, with the final norm)"
+    bare = OffsetReading(tuple(read._replace(lens="without norm") for read in READING.tokens))
+    other = offset_tokens(bare, k=3, lens="without norm", side="bottom").layout
+    assert other.xaxis.title.text == "Rank, unlikeliest first (logit lens, without the final norm)"
     assert layout.yaxis.autorange == "reversed", "the first head is on top"
-    assert figure.data[0].colorbar.title.text == "probability (0 to 1)"
-    assert figure.data[0].zmin == 0
+    assert layout.coloraxis.colorbar.title.text == "probability (0 to 1)"
+    assert (layout.coloraxis.cmin, layout.coloraxis.cmax) == (0, 0.5)
+
+
+# What offsets add
+
+ATTRIBUTION = OffsetAttribution(
+    (Head(3, 0), Head(12, 5), Head(4, 4)), torch.tensor([[0.1, 0.3], [-0.5, -0.7], [0.25, 0.25]]), "vocabulary"
+)
+
+
+def test_an_attribution_has_a_dot_and_an_interval_for_each_head_the_largest_on_top():
+    figure = plots.offset_attribution(ATTRIBUTION, title="What they add")
+    [trace] = figure.data
+    assert list(trace.y) == ["L4H4", "L3H0", "L12H5"]
+    assert list(trace.x) == pytest.approx([0.25, 0.2, -0.6])
+    frame = ATTRIBUTION.to_frame().set_index("head").loc[list(trace.y)]
+    assert list(np.add(trace.x, trace.error_x.array)) == pytest.approx(list(frame["high"]))
+    assert list(np.subtract(trace.x, trace.error_x.arrayminus)) == pytest.approx(list(frame["low"]))
+    assert figure.layout.yaxis.range == (2.5, -0.5)
+    assert figure.layout.title.text == "What they add"
+    assert figure.layout.xaxis.title.text == (
+        "Added directly to the right answer's logit,<br>less that of the vocabulary (n = 2)"
+    )
+    assert [(line.x0, line.x1) for line in figure.layout.shapes] == [(0, 0)]
+
+
+def test_of_many_heads_an_attribution_shows_those_furthest_from_0():
+    figure = plots.offset_attribution(ATTRIBUTION, k=2)
+    assert list(figure.data[0].y) == ["L4H4", "L12H5"]
+    assert figure.layout.yaxis.title.text == "Head (2 of 3, furthest from 0)"
+    with pytest.raises(ValueError, match="got k=0; wanted at least 1 head"):
+        plots.offset_attribution(ATTRIBUTION, k=0)
+
+
+# In a paper
+
+DRAWN = {
+    "head map": lambda columns: head_heatmaps({"a": SCORES, "b": OTHER}, title="Title", columns=columns),
+    "layers": lambda columns: layer_histogram({"a": [(0, 1)]}, 4, title="Title", columns=columns),
+    "cumulative": lambda columns: cumulative_scores({"a": SCORES}, title="Title", columns=columns),
+    "overlap": lambda columns: overlap_matrix(head_overlap({"a": [SCORES], "b": [OTHER]}, 2), title="Title", columns=columns),
+    "shared": lambda columns: shared_heads({"a": [(0, 1)]}, title="Title", columns=columns),
+    "transfer": lambda columns: transfer_matrix(TABLE, title="Title", columns=columns),
+    "head transfer": lambda columns: plots.head_transfer(LENT, title="Title", columns=columns),
+    "doses": lambda columns: dose_curves(RESPONSE, title="Title", columns=columns),
+    "sweep": lambda columns: sweep_curves({"a": LOFIT}, title="Title", columns=columns),
+    "mixture": lambda columns: mixture_curves(MIXTURE, title="Title", columns=columns),
+    "tokens": lambda columns: offset_tokens(READING, k=3, title="Title", columns=columns),
+    "attribution": lambda columns: plots.offset_attribution(ATTRIBUTION, title="Title", columns=columns),
+}
+
+
+def sizes_of_letters(node: object, key: str = "") -> Iterator[float]:
+    """Wherever a figure says them; its template's, if it does not."""
+    if isinstance(node, dict):
+        if "font" in key and "size" in node:
+            yield node["size"]
+        for name, inner in node.items():
+            yield from sizes_of_letters(inner, name)
+    elif isinstance(node, list):
+        for inner in node:
+            yield from sizes_of_letters(inner, key)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_figure_in_a_paper_is_as_wide_as_its_columns_and_its_letters_can_be_read(name, columns):
+    figure = DRAWN[name](columns)
+    # 3.25 and 6.75 inches of 96 pixels.
+    assert figure.layout.width == {1: 312, 2: 648}[columns]
+    # 6.75 to 8.25 points of 72 to the inch.
+    sizes = set(sizes_of_letters(figure.to_plotly_json()))
+    assert min(sizes) >= 9
+    assert max(sizes) <= 11
+    # Neither a colour bar nor a legend takes width from it.
+    assert figure.layout.coloraxis.colorbar.orientation in (None, "h")
+    assert figure.layout.legend.orientation in (None, "h")
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_the_numbers_are_the_same_on_a_screen_and_in_a_paper(name):
+    paper, screen = DRAWN[name](1), DRAWN[name](None)
+    numbers = [[[trace.to_plotly_json().get(axis) for axis in "xyz"] for trace in drawn.data] for drawn in (paper, screen)]
+    assert str(numbers[0]) == str(numbers[1])
+    assert (paper.layout.title.text, screen.layout.title.text) == ("Title", "Title")
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_other_numbers_of_columns_are_refused(name):
+    with pytest.raises(ValueError, match=r"got columns=3; wanted one of \[1, 2\], or None for a screen"):
+        DRAWN[name](3)
+
+
+def test_head_maps_stand_below_each_other_where_a_column_has_no_room_for_them():
+    def rows(n_heads: int, columns: int) -> int:
+        panel = HeadScores(torch.rand(4, n_heads))
+        figure = head_heatmaps({"a": panel, "b": panel, "c": panel}, columns=columns)
+        return len({axis.domain for axis in figure.select_yaxes()})
+
+    assert (rows(9, 1), rows(16, 1), rows(32, 1), rows(32, 2)) == (1, 2, 3, 1)
+
+
+def test_names_of_lower_head_maps_do_not_run_into_ticks_of_upper_ones():
+    panel = HeadScores(torch.rand(32, 32))
+    layout = head_heatmaps({"a": panel, "b": panel}, columns=1).layout
+    within = layout.height - layout.margin.t - layout.margin.b
+    gap = (layout.yaxis.domain[0] - layout.yaxis2.domain[1]) * within
+    # A tick of 3 pixels, and two rows of letters of 10 with some room for what hangs below their line.
+    assert gap >= 3 + 2 * 1.5 * 10
+
+
+def test_ticks_of_heads_do_not_run_into_each_other_in_a_column():
+    panel = HeadScores(torch.rand(4, 9))
+    figure = head_heatmaps({"a": panel, "b": panel, "c": panel}, columns=1)
+    # Nine heads in some 80 pixels.
+    assert figure_ticks(figure) == [0, 3, 6]
+
+
+def test_a_colour_bar_in_a_paper_has_its_title_above_it():
+    figure = overlap_matrix(head_overlap({"a": [SCORES], "b": [OTHER]}, 2), columns=1)
+    [title] = figure.layout.annotations
+    bar = figure.layout.coloraxis.colorbar
+    assert title.text == "shared heads (share of K)"
+    # In pixels from the figure's upper edge: the bar begins below the title, and ends, with its ticks, above the axes.
+    begins, axes = (1 - bar.y) * figure.layout.height, figure.layout.margin.t
+    assert axes - title.yshift <= begins < axes - bar.thickness - 20
+
+
+def test_intervals_of_a_transfer_matrix_are_left_out_of_cells_that_are_too_narrow():
+    many = tuple("abcdefgh")
+    cells = {(a, b): mc1(1.0, 0.0) for a in many for b in many}
+    wide = TransferTable(cells, many, many)
+    assert transfer_matrix(wide, columns=1).data[0].texttemplate == "%{z:.2f}"
+    assert transfer_matrix(wide, columns=2).data[0].texttemplate == "%{text}"
+    assert transfer_matrix(wide).data[0].texttemplate == "%{text}"
+
+
+def test_tokens_are_cut_to_the_cells_of_a_column():
+    def token(k: int, columns: int | None) -> str:
+        return offset_tokens(READING, k=k, columns=columns).data[0].text[1][0]
+
+    assert token(2, 1) == "\u2423particularly"
+    assert len(token(3, 1)) == 13
+    assert token(3, None) == "\u2423particu\u2026"
 
 
 # The look

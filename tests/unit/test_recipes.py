@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -31,8 +32,8 @@ def compute():
         yield name, HeadScores(SCALE * torch.ones(2, 2), "score of " + name)
 
 
-def draw(results):
-    return {{name: plots.head_heatmap(found, title=name) for name, found in results.items()}}
+def draw(results, columns):
+    return {{name: plots.head_heatmap(found, title=name, columns=columns) for name, found in results.items()}}
 '''
 
 
@@ -87,6 +88,27 @@ def test_the_command_computes_and_draws(root, capsys, monkeypatch):
     assert not {"a.png", "a.pdf"} & drawn
 
 
+@pytest.mark.skipif(not (shutil.which("chromium") or shutil.which("google-chrome")), reason="no Chrome or Chromium here")
+@pytest.mark.parametrize(("options", "width"), [([], 312), (["--columns", "2"], 648)])
+def test_images_are_for_the_columns_of_a_paper_and_pages_for_a_screen(root, monkeypatch, options, width):
+    [recipe] = find_recipes(root)
+    recipe.rerun()
+    monkeypatch.setattr(sys, "argv", ["lofit-lens", "figures", "--folder", str(root), "--images", "svg", *options])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert f'width="{width}"' in (root / "maps" / "a.svg").read_text()
+    assert '"width":420' in (root / "maps" / "a.html").read_text()
+
+
+def test_images_that_are_no_images_are_refused_before_anything_is_drawn(root):
+    [recipe] = find_recipes(root)
+    recipe.rerun()
+    with pytest.raises(ValueError, match=r"got the images \['gif'\]"):
+        recipe.render(images=("gif",))
+    assert not (root / "maps" / "a.html").exists()
+
+
 def test_nothing_that_was_computed_is_lost_if_the_rest_fails(root):
     recipe_file = root / "maps" / "recipe.py"
     recipe_file.write_text(recipe_file.read_text().replace('("a", "b")', '("a", "a")'))
@@ -103,9 +125,11 @@ def test_folders_that_cannot_be_used_are_named(root, tmp_path):
         find_recipes(tmp_path / "nowhere")
     (root / "broken").mkdir()
     (root / "broken" / "recipe.py").write_text("def compute(): return []\n")
-    with pytest.raises(ValueError, match=r"recipe.py has not all of compute\(\), draw\(results\) and a docstring"):
+    with pytest.raises(ValueError, match=r"recipe.py lacks one of compute\(\), draw\(results, columns\) and a docstring"):
         find_recipes(root, ["broken"])
-    (root / "broken" / "recipe.py").write_text('"""Nothing."""\ndef compute(): return []\ndef draw(results): return {}\n')
+    (root / "broken" / "recipe.py").write_text(
+        '"""Nothing."""\ndef compute(): return []\ndef draw(results, columns): return {}\n'
+    )
     sys.modules.pop(f"{root.name}.broken.recipe")
     [recipe] = find_recipes(root, ["broken"])
     with pytest.raises(ValueError, match="computed no results"):
@@ -116,7 +140,7 @@ def test_folders_that_cannot_be_used_are_named(root, tmp_path):
 @pytest.mark.parametrize("recipe", find_recipes(FIGURES), ids=lambda recipe: recipe.folder.name)
 def test_the_figures_of_this_project_are_drawn_from_their_data(recipe):
     results = {path.stem: ll.load_result(path) for path in (recipe.folder / "data").glob("*.json")}
-    figures = recipe.draw(results)
+    figures = recipe.draw(results, None)
     assert figures
     for name, figure in figures.items():
         page = (recipe.folder / f"{name}.html").read_text()

@@ -7,8 +7,10 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+import torch
 
-from lofit_lens import save_figure, save_figures, sized
+from lofit_lens import HeadScores, save_figure, save_figures, save_images
+from lofit_lens.plots import TokenView, head_heatmap
 from lofit_lens.plots.template import TEMPLATE
 
 FIGURE = go.Figure(go.Scatter(x=[1, 2], y=[3, 5], name="line"))
@@ -49,7 +51,8 @@ def test_what_needs_a_browser_is_skipped_on_a_machine_without_one_and_fails_in_c
 
 @pytest.mark.usefixtures("chromium")
 def test_a_real_browser_draws_the_images(tmp_path):
-    written = save_figure(sized(FIGURE, 1), tmp_path / "heads", offline=False)
+    figure = head_heatmap(HeadScores(torch.rand(3, 4)), title="A figure", columns=1)
+    written = save_figure(figure, tmp_path / "heads", offline=False)
     assert endings(written) == [".html", ".png", ".svg", ".pdf"]
     png, svg, pdf = (path.read_bytes() for path in written[1:])
     assert png.startswith(b"\x89PNG")
@@ -58,7 +61,10 @@ def test_a_real_browser_draws_the_images(tmp_path):
     assert svg.startswith(b"<svg")
     assert b"A figure" in svg
     assert b'width="312"' in svg
+    # In points, 72 an inch: 3.25 inches.
     assert pdf.startswith(b"%PDF")
+    [box] = re.findall(rb"/MediaBox \[([^]]*)\]", pdf)
+    assert float(box.split()[2]) == pytest.approx(234, abs=0.5)
 
 
 @pytest.mark.usefixtures("chromium")
@@ -73,6 +79,13 @@ def test_several_figures_are_those_that_are_drawn_one_by_one(tmp_path):
         assert _without_ids(alone[1]) == _without_ids(tmp_path / f"{name}.svg")
 
 
+@pytest.mark.skipif(not (shutil.which("chromium") or shutil.which("google-chrome")), reason="no Chrome or Chromium here")
+def test_images_alone_are_written_without_pages(tmp_path):
+    written = save_images({tmp_path / "new" / "a": FIGURE, tmp_path / "new" / "b": TokenView("")}, ("svg",))
+    assert [path.name for path in written] == ["a.svg"]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.svg"]
+
+
 def _without_ids(svg: Path) -> str:
     """What plotly numbers at random."""
     return re.sub(r'trace[0-9a-f]{6}|id="[^"]*"|#[^"\)]*', "", svg.read_text())
@@ -85,15 +98,6 @@ def test_without_a_browser_the_rest_is_written_and_a_message_says_what_is_missin
     assert sorted(path.name for path in tmp_path.iterdir()) == ["heads.csv", "heads.html"]
     assert "no images are drawn" in caplog.text
     assert "pip install 'lofit-lens[figures]' and a Chrome or Chromium" in caplog.text
-
-
-def test_a_figure_as_wide_as_a_column_is_a_copy():
-    one, two = sized(FIGURE, 1), sized(FIGURE, 2)
-    assert (one.layout.width, two.layout.width, FIGURE.layout.width) == (312, 648, 500)
-    assert two.layout.height == round(648 * 0.62)
-    assert one.layout.font.size == two.layout.font.size == 11
-    with pytest.raises(ValueError, match=r"got columns=3; wanted one of \[1, 2\]"):
-        sized(FIGURE, 3)
 
 
 def test_what_cannot_be_written_is_refused(tmp_path):

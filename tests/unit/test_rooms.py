@@ -34,8 +34,8 @@ LEVELS = (
     | {f"analysis.{result}" for result in ("attribution", "doses", "geometry", "head_transfers", "mixtures")}
     | {f"analysis.{result}" for result in ("overlap", "plane", "reading", "sweeps", "token_effects", "transfer")},
     {"analysis"}
-    | {f"plots.{result}" for result in ("doses", "geometry", "heads", "mixtures", "overlap", "reading", "sweeps", "transfer")}
-    | {"plots.head_transfers", "plots.tokens"},
+    | {f"plots.{result}" for result in ("attribution", "doses", "geometry", "heads", "mixtures", "overlap", "reading")}
+    | {f"plots.{result}" for result in ("head_transfers", "sweeps", "tokens", "transfer")},
     {"plots", "rendering", "results"},
     {"runs"},
     {"report.figures", "report.sources", "store", "study.settings", "tracking"},
