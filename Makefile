@@ -32,7 +32,7 @@ figures: $(VENV)/.figures
 	$(BIN)/lofit-lens figures
 
 notebooks: $(VENV)/.notebooks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=600 notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rA -n 2 --nbmake --nbmake-timeout=600 notebooks
 
 clean:
 	rm -rf .venv .venv-tl3

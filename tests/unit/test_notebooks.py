@@ -1,9 +1,11 @@
 """The notebooks as they are kept; `make notebooks` runs them. Read as plain JSON, since nbformat comes with another extra."""
 
 import ast
+import importlib.util
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,6 +102,18 @@ def test_it_uses_nothing_of_the_package_but_what_is_public(name):
             public = getattr(owner, "__all__", None)
             assert public is None or part in public, path
             owner = getattr(owner, part)
+
+
+def test_one_that_takes_more_than_four_minutes_fails():
+    source = importlib.util.spec_from_file_location("notebooks_conftest", ROOT / "notebooks" / "conftest.py")
+    limit = importlib.util.module_from_spec(source)
+    source.loader.exec_module(limit)
+    for seconds, outcome in ((239.0, "passed"), (241.0, "failed")):
+        report = SimpleNamespace(outcome="passed", sections=[], longrepr=None)
+        limit.judge(report, seconds)
+        assert report.outcome == outcome
+        assert report.sections == [("Time", f"{seconds:.0f} s of a processor")]
+    assert report.longrepr == "took 241 s of a processor, more than 240; make what it runs smaller"
 
 
 @pytest.mark.parametrize("name", NAMES)
