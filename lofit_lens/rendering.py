@@ -37,7 +37,8 @@ def save_figure(
     Args:
         figure: what is kept. A `TokenView` is a page, and has no images.
         path: without an ending; its folder is made.
-        data: the numbers behind the figure: a table becomes CSV, everything else JSON.
+        data: the numbers behind the figure: a table becomes CSV, everything else JSON. None writes none, as where `save_result`
+            keeps the whole result.
         images: which of `png`, `svg` and `pdf`. Where they cannot be drawn, a warning says what is missing.
         offline: the HTML file holds plotly.js itself (5 MB); otherwise it is fetched from a public server when it is opened.
 
