@@ -40,7 +40,7 @@ from lofit_lens.batches import TOKEN_BUDGET
 from lofit_lens.fitting import Optimisation, VectorKind, accumulate_gradient, weights_frozen
 from lofit_lens.frozen import ResidualStore
 from lofit_lens.heads import Head, HeadScores, head_count
-from lofit_lens.interventions import HeadIntervention
+from lofit_lens.interventions import HeadIntervention, of_model
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
 from lofit_lens.objectives import objective_of
@@ -85,7 +85,8 @@ def gradient_scores(
     _refuse_not_finite(total_of_squares.mean())
     values = _at_their_heads(model, _measured(total / n_examples, total_of_squares / n_examples, measure))
     made_by = {"method": f"gradient ({kind}, {measure})", **task.provenance()}
-    return HeadScores(values, quantity=f"{measure} of the gradient of the {kind}", made_by=made_by)
+    quantity = f"{measure} of the gradient of the {kind}"
+    return HeadScores(values, quantity, made_by, is_signed=measure == "signed", **of_model(model))
 
 
 def _example_gradients(
@@ -163,7 +164,8 @@ def greedy_gradient_scores(
     values = greedy_values(gradients, count, ridge, own_scale=own_scale)
     settings = {"k": count, "ridge": ridge, "own_scale": own_scale}
     made_by = {"method": f"gradient ({kind}, greedy)", **task.provenance(), **settings}
-    return HeadScores(_at_their_heads(model, values), quantity="gain left when chosen, or added last", made_by=made_by)
+    quantity = "gain left when chosen, or added last"
+    return HeadScores(_at_their_heads(model, values), quantity, made_by, **of_model(model))
 
 
 def greedy_values(

@@ -13,6 +13,7 @@ from einops import rearrange
 from lofit_lens.activations import collect_z
 from lofit_lens.batches import TOKEN_BUDGET
 from lofit_lens.heads import HeadScores
+from lofit_lens.interventions import of_model
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
 from lofit_lens.probes import VAL_SHARE, fit_probes, held_out, labelled_answers
@@ -54,4 +55,5 @@ def layer_probe_scores(
     is_right = torch.tensor(labelled.is_right)
     probes = fit_probes(side_by_side, is_right, is_held_out, standardise=standardise, max_iter=max_iter, seed=seed)
     made_by = {"method": "probe-layers", **task.provenance(), "seed": seed}
-    return HeadScores(probes.accuracy.repeat(1, n_heads), quantity="held-out accuracy of the layer's probe", made_by=made_by)
+    values = probes.accuracy.repeat(1, n_heads)
+    return HeadScores(values, "held-out accuracy of the layer's probe", made_by, **of_model(model))

@@ -6,11 +6,13 @@ Random (the paper, section 4, Table 2 and footnote 5). `random_scores(model, see
 
 import collections
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from lofit_lens.heads import Head, HeadScores, checked_heads
+from lofit_lens.interventions import of_model
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
 
@@ -40,7 +42,7 @@ def random_scores(model: LensModel, *, seed: int = 0, like: Iterable[tuple[int, 
     values = torch.full((info.n_layers, info.n_heads), torch.nan)
     for place, head in enumerate(order):
         values[head] = len(order) - place
-    return HeadScores(values, quantity="place from the end of a random order", made_by=made_by)
+    return HeadScores(values, "place from the end of a random order", made_by, **of_model(model))
 
 
 def _in_layer(heads: Iterable[Head], layer: int) -> list[Head]:
@@ -62,4 +64,5 @@ def spread_over_layers(scores: HeadScores) -> HeadScores:
     for place, head in enumerate(sorted(ranked, key=lambda head: turns[head])):
         values[head] = len(ranked) - place
     made_by = {"method": "spread over layers", "of": dict(scores.made_by)}
-    return HeadScores(values, quantity=f"place from the end; layers take turns, by {scores.quantity}", made_by=made_by)
+    quantity = f"place from the end; layers take turns, by {scores.quantity}"
+    return replace(scores, values=values, quantity=quantity, made_by=made_by, is_signed=False)

@@ -13,6 +13,7 @@ from lofit_lens.activations import collect_z
 from lofit_lens.batches import encode
 from lofit_lens.fitting import weights_frozen
 from lofit_lens.heads import HeadScores
+from lofit_lens.models import base_of
 from lofit_lens.probes import held_out, labelled_answers
 from lofit_lens.selection import (
     gradient_scores,
@@ -297,3 +298,17 @@ def test_layer_probes_equal_a_probe_on_the_heads_side_by_side(llama, toy_task, s
     best = scores.top(4)
     assert len({head.layer for head in best}) == 1
     assert [head.index for head in best] == [0, 1, 2, 3]
+
+
+def test_scores_say_of_which_model_they_are_and_whether_they_are_signed(llama, task):
+    signed = gradient_scores(llama, task, measure="signed")
+    found = [
+        signed,
+        gradient_scores(llama, task),
+        greedy_gradient_scores(llama, task, k=2),
+        layer_probe_scores(llama, task),
+        random_scores(llama),
+        spread_over_layers(signed),
+    ]
+    assert [scores.is_signed for scores in found] == [True] + [False] * 5
+    assert all(scores.base_model == base_of(llama) and scores.heads_per_kv == 2 for scores in found)
