@@ -69,7 +69,7 @@ def run(out: Path, *, model_name: str, tasks: tuple[Task, ...], console: Console
     own = {name: done["own", name] for name in names}
     evaluations = {(task if heads == "own" else heads, task): run.evaluation for (heads, task), run in done.items()}
     table = TransferTable(evaluations, ("base", *names, "random"), names)
-    scores = {one.task: found for one, found in head_scores(study, store).items() if one.task is not None}
+    scores = {one.task: found for one, found in head_scores(study, store).items() if one.source == "own"}
     _report(table, own, console)
     _write(out, table, own, scores)
     console.print(f"{time.monotonic() - started:.0f} s; look at {out / 'heads.html'} and {out / 'transfer.html'}")

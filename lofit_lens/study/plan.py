@@ -67,8 +67,7 @@ class Plan:
         """A row for each model, task and kind of work: its `pieces`, those `done` and `failed`, and `seconds_left`."""
         groups: dict[tuple[str, ...], list[dict[Any, Any]]] = {}
         for row in self.items.to_dict("records"):
-            task = row["task"] if isinstance(row["task"], str) else "any"
-            groups.setdefault((row["model"], task, row["kind"]), []).append(row)
+            groups.setdefault((row["model"], row["task"], row["kind"]), []).append(row)
         rows = []
         for (model, task, kind), pieces in groups.items():
             counts = {state: sum(piece["state"] == state for piece in pieces) for state in ("done", "failed")}

@@ -45,7 +45,7 @@ def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(done, tmp_path):
     file, _, _ = done
     said = study("run", file, "--store", tmp_path / "store", "--dry-run")
     assert re.search(r"tiny-llama +kinship +cell +3 +0 +0", said)
-    assert re.search(r"tiny-llama +any +head scores +1 +0 +0", said)
+    assert re.search(r"tiny-llama +kinship +head scores +2 +0 +0", said)
     assert "to do: tiny-llama.kinship.lofit.own.k2.seed0\n" in said
     assert "to do: tiny-llama.kinship.lofit.own.seed0.scores, used by 1\n" in said
     assert re.search(r"what is left: about \d+ s one after the other, \d+ MB in", said)

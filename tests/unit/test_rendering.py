@@ -79,7 +79,7 @@ def test_several_figures_are_those_that_are_drawn_one_by_one(tmp_path):
         assert _without_ids(alone[1]) == _without_ids(tmp_path / f"{name}.svg")
 
 
-@pytest.mark.skipif(not (shutil.which("chromium") or shutil.which("google-chrome")), reason="no Chrome or Chromium here")
+@pytest.mark.usefixtures("chromium")
 def test_images_alone_are_written_without_pages(tmp_path):
     written = save_images({tmp_path / "new" / "a": FIGURE, tmp_path / "new" / "b": TokenView("")}, ("svg",))
     assert [path.name for path in written] == ["a.svg"]
