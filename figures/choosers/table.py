@@ -4,7 +4,9 @@ What a way is worth shows in its runs, all of which are judged by the same test 
 with the way's runs (one for each seed; for other tasks' heads, for each of them too) and those of heads drawn blindly
 (uniformly, and as many per layer); the statistic is the mean over strata of the difference in means, and the test permutes
 runs within strata (20,000 draws, one-sided: better than blind). Over ways p goes through Benjamini and Hochberg. Random heads
-in the layers of a task's own are a way themselves: they know its layers, and not its heads.
+in the layers of a task's own are a way themselves: they know its layers, and not its heads. Strata are independent, as random
+heads are drawn anew for every task, but for "another task's": one set of heads is in all tasks but its own, so that p of that
+way is too small if a set is good or bad for all.
 
     python -m figures.choosers.table STORE      # written to table.* and summary.* beside this file
 """
