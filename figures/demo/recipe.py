@@ -4,13 +4,11 @@ SmolLM2-135M-Instruct (dequantised), the settings of `lofit_lens/demo.py`, seed 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from figures.saved import N_KV_HEADS
 from lofit_lens import demo, load_result
 from lofit_lens.plots.template import Columns
 from lofit_lens.results import Result
@@ -24,6 +22,5 @@ def compute() -> Iterator[tuple[str, Result]]:
 
 
 def draw(results: Mapping[str, Any], columns: Columns | None) -> dict[str, Any]:
-    # The numbers are older than scores that know which heads share keys and values.
-    scores = {task.name: replace(results[task.name], n_key_value_heads=N_KV_HEADS) for task in demo.TASKS}
+    scores = {task.name: results[task.name] for task in demo.TASKS}
     return demo.figures(scores, results["transfer"], columns)
