@@ -18,8 +18,8 @@ from lofit_lens.lens import LensModel
 from lofit_lens.progress import hub_bars_on_a_terminal_only
 from lofit_lens.tiny import FAMILIES, tiny_pair
 
-#: In configurations, and no matter to what a model computes; dtype and device, its weights have.
 _NAMES = ("_name_or_path", "model_name", "tokenizer_name", "transformers_version")
+#: In configurations, and no matter to what a model computes; dtype and device, its weights have.
 _NO_MATTER = frozenset((*_NAMES, "dtype", "torch_dtype", "device", "n_devices", "seed"))
 #: Entries sampled from each weight for the fingerprint: enough to tell apart any two fine-tunes, quick to read.
 FINGERPRINT_SAMPLES = 256

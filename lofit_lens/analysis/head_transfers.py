@@ -30,6 +30,12 @@ MARKS = {"*": 0.05, "+": 0.1}
 
 BySeed = Mapping[int, Evaluation]
 
+
+def row_of(source: str) -> str:
+    """What a study's source of heads that is no task is called as a row: "ITI", "random per layer"."""
+    return "ITI" if source == "iti" else source.replace("-", " ")
+
+
 _UNCOMPARED = {
     **dict.fromkeys(("relative", "relative_low", "relative_high"), np.nan),
     **dict.fromkeys(("difference", "difference_low", "difference_high", "detectable"), np.nan),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lofit_lens.analysis import HeadTransfer, head_transfer
-from lofit_lens.analysis.head_transfers import BASE
+from lofit_lens.analysis.head_transfers import BASE, row_of
 from lofit_lens.outcomes import Evaluation
 from lofit_lens.report.sources import ShownRun
 
@@ -73,7 +73,7 @@ def _cells(members: Sequence[ShownRun], tasks: Sequence[str]) -> Cells:
     cells: Cells = {}
     for run in members:
         source, task = run.labels["heads"], run.labels["task"]
-        other = source if source in tasks else "ITI" if source == "iti" else source.replace("-", " ")
+        other = source if source in tasks else row_of(source)
         by_seed = cells.setdefault((task if source == "own" else other, task), {})
         if run.labels["seed"] in by_seed:
             raise ValueError(

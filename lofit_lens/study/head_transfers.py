@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from lofit_lens.analysis import HeadTransfer, head_transfer
-from lofit_lens.analysis.head_transfers import BASE
+from lofit_lens.analysis.head_transfers import BASE, row_of
 from lofit_lens.outcomes import Evaluation
 from lofit_lens.runs import read_evaluation
 from lofit_lens.store import RunStore
@@ -16,9 +16,7 @@ from lofit_lens.study.table import finished
 logger = logging.getLogger(__name__)
 
 #: Sources that are no tasks, as rows are called, in their order.
-_ROWS = {
-    source: {"iti": "ITI"}.get(source, source.replace("-", " ")) for source in HEAD_SOURCES if source not in ("own", "others")
-}
+_ROWS = {source: row_of(source) for source in HEAD_SOURCES if source not in ("own", "others")}
 
 Choice = TypeVar("Choice")
 
@@ -59,12 +57,10 @@ def head_transfer_of(
     if clash := [task for task in study.tasks if task in others]:
         raise ValueError(f"a task is called {clash[0]!r}, as another row of the transfer is; call it something else")
     found = _done(study, store, model, method, k, n_train)
+    # The base model alone, of tasks that are not learned at this k, is no column.
     learned = {target for row, target in found if row != BASE}
-    complete = {
-        (row, target): by_seed
-        for (row, target), by_seed in found.items()
-        if len(by_seed) == len(study.seeds) and target in learned
-    }
+    found = {(row, target): by_seed for (row, target), by_seed in found.items() if target in learned}
+    complete = {place: by_seed for place, by_seed in found.items() if len(by_seed) == len(study.seeds)}
     if partial := [f"{target} on {row}" for row, target in found if (row, target) not in complete]:
         logger.warning("%s: left out, as not every seed is done: %s", study.name, ", ".join(partial))
     if not complete:

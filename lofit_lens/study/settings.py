@@ -89,9 +89,6 @@ class Settings:
             _checked_settings(type(self.method).__name__, wanted, known)
         if len(self.choose) > 1 or not all(self.choose.values()):
             raise ValueError(f"choose = {self.choose}; wanted one setting with the values to try")
-        for name, values in self.choose.items():
-            for value in values:
-                replace(self.method, **{name: value})
         tried: tuple[Any, ...] = self.tried(self.method)
         if self.takes_heads and len({method.selector() for method in tried}) > 1:
             raise ValueError(

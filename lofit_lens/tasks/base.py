@@ -89,10 +89,10 @@ class Task(ABC):
         """What edits and scores made of this task say of it."""
         return {"task": self.name, "task_settings": self.settings()}
 
-    def digest(self, splits: Iterable[Split] = SPLITS) -> str:
-        """A short hash of every example of these splits: of the data themselves, whatever the settings say."""
+    def digest(self) -> str:
+        """A short hash of every example of every split: of the data themselves, whatever the settings say."""
         examples = [
-            [split, [[e.prompt, e.answer, list(e.aliases), list(e.rejected)] for e in self.splits[split]]] for split in splits
+            [split, [[e.prompt, e.answer, list(e.aliases), list(e.rejected)] for e in self.splits[split]]] for split in SPLITS
         ]
         return hashlib.sha256(json.dumps(examples).encode()).hexdigest()[:16]
 

@@ -289,9 +289,10 @@ def test_one_model_method_k_and_size_are_picked_and_must_be_said(filled):
         head_transfer_of(STUDY, store, method="lora")
 
 
-def test_a_task_of_which_nothing_is_learned_at_that_k_is_no_column(filled):
+def test_a_task_of_which_nothing_is_learned_at_that_k_is_no_column(filled, caplog):
     skipped = dataclasses.replace(STUDY, k=(2, 3), skip=(Skip(task="ioi", k=3),))
     assert head_transfer_of(skipped, filled(skipped), k=3).targets == ("kinship",)
+    assert caplog.messages == [], "nor is it one that is not done"
     nothing = dataclasses.replace(STUDY, methods={})
     with pytest.raises(ValueError, match="got method=None"):
         head_transfer_of(nothing, filled(nothing))
