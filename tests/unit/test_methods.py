@@ -7,11 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig
 
 import lofit_lens as ll
-from lofit_lens import lens
+from lofit_lens import lens, models
+from lofit_lens.examination import ModelInfo
+from lofit_lens.heads import Head
 from lofit_lens.methods import ITI, METHODS, RED, BitFit, FewShot, JoLA, LoFiT, LoRA, LoReFT, RepE
 from lofit_lens.tasks import Example
+from lofit_lens.tiny import tiny_tokenizer
 
 
 def comparison(a: int, b: int) -> Example:
@@ -159,31 +164,46 @@ def test_sizes_of_fits_are_counted_by_formula(model, toy_task, name):
     assert made.n_parameters == SIZES[name](shape, *SETTINGS.get(name, ()))
 
 
-LLAMA2_7B, LLAMA2_13B = Shape(32, 32, 32, 128, 4096), Shape(40, 40, 40, 128, 5120)
-GEMMA_7B = Shape(28, 16, 16, 256, 3072)
+def heads_of(n_heads: int, n_selected: int) -> tuple[Head, ...]:
+    return tuple(Head(*divmod(i, n_heads)) for i in range(n_selected))
+
+
+LLAMA2_7B = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
+LLAMA2_13B = LlamaConfig(hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40)
+GEMMA_7B = GemmaConfig(hidden_size=3072, intermediate_size=24576, num_hidden_layers=28, num_attention_heads=16, head_dim=256)
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "shape", "size"),
+    ("config", "method", "size"),
     [
         # 10 % of heads.
-        ("lofit", (96,), LLAMA2_7B, 12_288),
-        ("lofit", (160,), LLAMA2_13B, 20_480),
-        ("lofit", (48,), GEMMA_7B, 12_288),
-        ("red", (), LLAMA2_7B, 262_144),
-        ("red", (), LLAMA2_13B, 409_600),
-        ("red", (), GEMMA_7B, 229_376),
-        # Rank 8.
-        ("lora", (8,), LLAMA2_7B, 4_194_304),
-        ("lora", (8,), LLAMA2_13B, 6_553_600),
-        ("lora", (8,), GEMMA_7B, 3_211_264),
+        (LLAMA2_7B, LoFiT(heads=heads_of(32, 96)), 12_288),
+        (LLAMA2_13B, LoFiT(heads=heads_of(40, 160)), 20_480),
+        (GEMMA_7B, LoFiT(heads=heads_of(16, 48)), 12_288),
+        (LLAMA2_7B, RED(), 262_144),
+        (LLAMA2_13B, RED(), 409_600),
+        (GEMMA_7B, RED(), 229_376),
+        (LLAMA2_7B, LoRA(rank=8), 4_194_304),
+        (LLAMA2_13B, LoRA(rank=8), 6_553_600),
+        (GEMMA_7B, LoRA(rank=8), 3_211_264),
         # Printed as 2.10M and 3.28M: R and W of rank 8 at every layer, and 8 biases each. No rank gives Gemma's 2.10M.
-        ("loreft", (8,), LLAMA2_7B, 2_097_152 + 256),
-        ("loreft", (8,), LLAMA2_13B, 3_276_800 + 320),
+        (LLAMA2_7B, LoReFT(rank=8), 2_097_152 + 256),
+        (LLAMA2_13B, LoReFT(rank=8), 3_276_800 + 320),
     ],
 )
-def test_by_these_formulas_sizes_are_those_of_the_papers_table_3(name, settings, shape, size):
-    assert SIZES[name](shape, *settings) == size
+def test_sizes_on_the_papers_models_are_those_of_its_table_3(monkeypatch, toy_task, config, method, size):
+    """Of models without weights, on the meta device: everything but passes through them is done as ever."""
+    with torch.device("meta"):
+        hf_model = AutoModelForCausalLM.from_config(config)
+    hf_model.config.architectures = [type(hf_model).__name__]
+    model = TransformerBridge.boot_transformers("empty", hf_model=hf_model, tokenizer=tiny_tokenizer(), device="meta")
+    cfg = model.cfg
+    shape = (cfg.n_layers, cfg.n_heads, cfg.n_key_value_heads or cfg.n_heads, cfg.d_head, cfg.d_model, cfg.n_ctx)
+    monkeypatch.setattr(models, "examine", lambda _: ModelInfo(*shape, tuple(range(cfg.n_layers)), False, False, False, False))
+    monkeypatch.setattr(models, "fingerprint", lambda _: "of no weights")
+    for module in ("fitting", "methods.red", "methods.lora", "methods.loreft"):
+        monkeypatch.setattr(f"lofit_lens.{module}.train", lambda *_, **__: ())
+    assert method.fit(model, toy_task({"train": EXAMPLES})).intervention.n_parameters == size
 
 
 @pytest.fixture
