@@ -235,21 +235,6 @@ def _pieces(objective: Objective, examples: Sequence[int], token_budget: int) ->
         yield [examples[i] for i in piece], [key for i in piece for key in keys_of[i]]
 
 
-@torch.no_grad()
-def mean_loss(
-    model: LensModel, objective: Objective, intervention: Intervention | None, *, token_budget: int = TOKEN_BUDGET
-) -> float:
-    """The objective over all of its examples, under an edit."""
-    everything = list(range(len(objective.sequences) // objective.sequences_per_example))
-    total_weight, mean = objective.weight(everything), 0.0
-    with attached(model, intervention):
-        for part, keys in _pieces(objective, everything, token_budget):
-            batch = collate(model, [objective.sequences[key] for key in keys])
-            loss = objective.loss(part, batch, target_logprobs(answer_logits(model, batch), batch))
-            mean += loss.item() * objective.weight(part) / total_weight
-    return mean
-
-
 def _refuse_non_finite(loss: float, gradient_norm: Float[Tensor, ""], where: str, learning_rate: float) -> None:
     if math.isfinite(loss) and bool(gradient_norm.isfinite()):
         return

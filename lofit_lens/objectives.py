@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lofit_lens.batches import TOKEN_BUDGET, Batch, TokenSequence, encode_answers
+from lofit_lens.interventions import Intervention, attached
 from lofit_lens.lens import LensModel
 from lofit_lens.losses import dpo_loss, mean_answer_loss
 from lofit_lens.scoring import per_sequence, sequence_logprobs
@@ -24,6 +25,10 @@ class Objective(Protocol):
         """Mean loss of the examples whose sequences, in order, make up the batch."""
         ...
 
+    def loss_of(self, examples: list[int], logprobs: Float[Tensor, "sequence"]) -> Float[Tensor, ""]:
+        """The same of whole answers' log-probabilities: two for each example of a preference task."""
+        ...
+
     def weight(self, examples: list[int]) -> int:
         """What these examples count for when means over parts of a batch are put together."""
         ...
@@ -39,6 +44,9 @@ class AnswerObjective:
 
     def loss(self, examples: list[int], batch: Batch, token_logprobs: Float[Tensor, "answer_token"]) -> Float[Tensor, ""]:
         return mean_answer_loss(token_logprobs)
+
+    def loss_of(self, examples: list[int], logprobs: Float[Tensor, "sequence"]) -> Float[Tensor, ""]:
+        return -logprobs.sum() / self.weight(examples)
 
     def weight(self, examples: list[int]) -> int:
         return sum(len(self.sequences[i].answer) for i in examples)
@@ -61,7 +69,10 @@ class PreferenceObjective:
         ).reshape(-1, 2)
 
     def loss(self, examples: list[int], batch: Batch, token_logprobs: Float[Tensor, "answer_token"]) -> Float[Tensor, ""]:
-        chosen, rejected = per_sequence(token_logprobs, batch).reshape(-1, 2).unbind(-1)
+        return self.loss_of(examples, per_sequence(token_logprobs, batch))
+
+    def loss_of(self, examples: list[int], logprobs: Float[Tensor, "sequence"]) -> Float[Tensor, ""]:
+        chosen, rejected = logprobs.reshape(-1, 2).unbind(-1)
         reference_chosen, reference_rejected = self.reference[examples].to(chosen.device).unbind(-1)
         return dpo_loss(chosen, rejected, reference_chosen, reference_rejected, self.beta)
 
@@ -108,3 +119,13 @@ def objective_of(
     if task.loss == "dpo":
         return PreferenceObjective(model, examples, dpo_beta, token_budget)
     return AnswerObjective(model, examples)
+
+
+def mean_loss(
+    model: LensModel, objective: Objective, intervention: Intervention | None, *, token_budget: int = TOKEN_BUDGET
+) -> float:
+    """The objective over all of its examples, under an edit; what they share is read once."""
+    examples = list(range(len(objective.sequences) // objective.sequences_per_example))
+    with attached(model, intervention):
+        logprobs = sequence_logprobs(model, objective.sequences, token_budget=token_budget)
+    return objective.loss_of(examples, logprobs).item()

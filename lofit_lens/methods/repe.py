@@ -25,12 +25,11 @@ from torch import Tensor
 
 from lofit_lens.activations import collect_residual
 from lofit_lens.batches import TOKEN_BUDGET, encode
-from lofit_lens.fitting import mean_loss
 from lofit_lens.interventions import ResidualIntervention
 from lofit_lens.lens import LensModel
 from lofit_lens.methods.base import Count, Fit, Positive, made_by, settings_of
 from lofit_lens.models import base_of, check_model
-from lofit_lens.objectives import objective_of
+from lofit_lens.objectives import mean_loss, objective_of
 from lofit_lens.probes import labelled_answers
 from lofit_lens.progress import progress
 from lofit_lens.tasks.base import Task, non_empty
@@ -63,6 +62,7 @@ class RepE:
 
         Raises:
             ValueError: model, task or layers cannot be used; before anything is run.
+            ArithmeticError: an answer's log-probability is not finite.
         """
         info = check_model(model)
         layers = tuple(range(info.n_layers - 1)) if self.layers is None else self.layers

@@ -14,7 +14,8 @@ from lofit_lens.fitting import (
     fit_vectors,
 )
 from lofit_lens.heads import Head
-from lofit_lens.objectives import AnswerObjective, PreferenceObjective, objective_of
+from lofit_lens.interventions import HeadIntervention
+from lofit_lens.objectives import AnswerObjective, PreferenceObjective, mean_loss, objective_of
 from lofit_lens.tasks.base import Example
 from lofit_lens.tiny import tiny_pair
 
@@ -119,6 +120,16 @@ def test_three_steps_equal_the_same_steps_written_plainly(request, family, kind,
     assert losses == pytest.approx(wanted_losses, rel=1e-5)
     assert (vectors - start).abs().mean() > 1e-3
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "dpo"])
+def test_the_mean_loss_is_that_of_a_step_on_all_examples_though_prompts_are_read_once(llama, loss):
+    behind_one_preset = [dataclasses.replace(example, prompt=f"Answer! {example.prompt}") for example in EXAMPLES]
+    settings = dataclasses.replace(STANDING_STILL, init_std=0.3)
+    vectors, (of_the_step,) = fit(llama, loss, "offset", settings, examples=behind_one_preset)
+    edit = HeadIntervention(HEADS, torch.zeros_like(vectors), vectors)
+    assert mean_loss(llama, objective(llama, loss, behind_one_preset), edit) == pytest.approx(of_the_step, rel=1e-5)
+    assert mean_loss(llama, objective(llama, loss, behind_one_preset), None) != pytest.approx(of_the_step, rel=1e-2)
 
 
 # How examples are batched
