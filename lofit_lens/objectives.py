@@ -124,7 +124,11 @@ def objective_of(
 def mean_loss(
     model: LensModel, objective: Objective, intervention: Intervention | None, *, token_budget: int = TOKEN_BUDGET
 ) -> float:
-    """The objective over all of its examples, under an edit; what they share is read once."""
+    """The objective over all of its examples, under an edit; what they share is read once.
+
+    Raises:
+        ArithmeticError: an answer's log-probability is not finite.
+    """
     examples = list(range(len(objective.sequences) // objective.sequences_per_example))
     with attached(model, intervention):
         logprobs = sequence_logprobs(model, objective.sequences, token_budget=token_budget)
