@@ -1,8 +1,8 @@
 """Who lends heads to whom: each of six tasks learned on its own heads, on every other task's, on ITI's and on random ones.
 
 SmolLM2-135M-Instruct (dequantised, bfloat16), three seeds; sizes are in `study.toml`, and every run is in `store`. Figure 2 of
-the LoFiT paper (arXiv 2406.01563, section 6) on a model a fiftieth as large; the heads that tasks have in common are its
-Figure 3, seeds on the diagonal.
+the LoFiT paper (arXiv 2406.01563) on a model a fiftieth as large; the heads that tasks have in common, seeds on the diagonal,
+are its Figure 6.
 """
 
 from collections.abc import Iterator, Mapping
