@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import lofit_lens as ll
+from figures.transfers import transfers_and_overlap
 from lofit_lens import plots
-from lofit_lens.analysis import head_overlap
 from lofit_lens.plots.template import Columns
 from lofit_lens.results import Result
-from lofit_lens.study import head_scores, head_transfer_of
 
 HERE = Path(__file__).parent
 #: Shares of all heads.
@@ -23,14 +22,7 @@ FEW, MORE = 0.03, 0.1
 
 def compute() -> Iterator[tuple[str, Result]]:
     study, store = ll.Study.from_file(HERE / "study.toml"), ll.RunStore(HERE / "store")
-    ll.run_study(study, store)
-    for share in (FEW, MORE):
-        yield f"transfer-{share:g}", head_transfer_of(study, store, k=share)
-    own: dict[str, list[ll.HeadScores]] = {task: [] for task in study.tasks}
-    for selection, scores in head_scores(study, store).items():
-        if selection.source == "own" and selection.k == FEW:
-            own[selection.task].append(scores)
-    yield "overlap", head_overlap(own, FEW)
+    yield from transfers_and_overlap(study, store, (FEW, MORE))
 
 
 def draw(results: Mapping[str, Any], columns: Columns | None) -> dict[str, Any]:

@@ -65,7 +65,9 @@ HeadSource = Literal[
     "random",
     "random-per-layer",
     "random-like-own",
-    "gradient",
+    "gradient-norm",
+    "gradient-signed",
+    "gradient-fisher",
     "greedy-gradient",
     "bias",
     "layer-probes",
@@ -116,8 +118,9 @@ class Study:
         tasks: by name.
         methods: by name; with their settings, or as they are.
         heads: where methods that take heads get them: "own" (their own first step; "own-per-layer": layers take turns),
-            "others" (each other task's own), "iti", "random" and its kinds, gradients, "bias" (offsets at all heads, learned
-            with the method's own settings whatever `choose` tries), "layer-probes", or a task.
+            "others" (each other task's own), "iti", "random" and its kinds, gradients, one head at a time ("gradient-norm",
+            "-signed" and "-fisher") or as a set ("greedy-gradient"), "bias" (offsets at all heads, learned with the method's
+            own settings whatever `choose` tries), "layer-probes", or a task.
         k: heads to take, counts or shares; each is another column of cells.
         seeds: of the fits, and of what is random in the sources.
         n_train: training examples of every task, one value after the other; none is the tasks' own sizes.

@@ -8,12 +8,19 @@ from typing import Any
 from lofit_lens.checkpoints import short_sha256
 from lofit_lens.methods import ITI, LoFiT
 from lofit_lens.runs import key_of, name_of
+from lofit_lens.selection.gradient import Measure
 from lofit_lens.study.grid import HEAD_SOURCES, Cell, Study
 from lofit_lens.tasks import Task
 
+#: Sources that score heads by their gradients, and how.
+GRADIENT_MEASURES: dict[str, Measure] = {
+    "gradient-norm": "norm",
+    "gradient-signed": "signed",
+    "gradient-fisher": "fisher",
+}
 #: Sources that draw, whatever a task is trained on; that ask nothing of a seed; that want to know how many heads will be taken.
 BLIND = ("random", "random-per-layer")
-SEEDLESS = ("gradient", "greedy-gradient")
+SEEDLESS = (*GRADIENT_MEASURES, "greedy-gradient")
 FOR_K = ("random-like-own", "greedy-gradient")
 #: Sources that are the method's own first step, on the task or on another.
 BY_METHOD = ("own", "own-per-layer", "bias", "random-like-own")

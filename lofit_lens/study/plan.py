@@ -21,7 +21,7 @@ import torch
 from lofit_lens.embedded import EMBEDDED
 from lofit_lens.store import RunStore
 from lofit_lens.study.grid import Cell, Study
-from lofit_lens.study.items import BLIND, OF_OWN, Catalogue, Item, Selection
+from lofit_lens.study.items import BLIND, GRADIENT_MEASURES, OF_OWN, Catalogue, Item, Selection
 from lofit_lens.study.work import state_of
 from lofit_lens.tasks import Task
 
@@ -35,7 +35,7 @@ TRAINING_PASSES = 2
 #: Bytes of a run, before there is one to look at.
 RUN_BYTES = 60_000
 #: What a source reads the training texts for, in passes; LoFiT's own first step is counted by its epochs.
-PASSES = {"iti": 1, "layer-probes": 1, "gradient": TRAINING_PASSES, "greedy-gradient": TRAINING_PASSES}
+PASSES = {"iti": 1, "layer-probes": 1, **dict.fromkeys((*GRADIENT_MEASURES, "greedy-gradient"), TRAINING_PASSES)}
 
 
 @dataclass(frozen=True)

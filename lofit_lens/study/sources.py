@@ -14,7 +14,7 @@ from lofit_lens.selection import (
     spread_over_layers,
 )
 from lofit_lens.store import RunStore
-from lofit_lens.study.items import Catalogue, Selection, own_of
+from lofit_lens.study.items import GRADIENT_MEASURES, Catalogue, Selection, own_of
 
 
 def scores_for(model: LensModel, selection: Selection, catalogue: Catalogue, store: RunStore) -> HeadScores:
@@ -38,8 +38,8 @@ def scores_for(model: LensModel, selection: Selection, catalogue: Catalogue, sto
     task = catalogue.study.task_at(selection.task, selection.n_train)
     if selection.source == "iti":
         return with_shared_activations(ITI(), store).select(model, task, seed=seed)
-    if selection.source == "gradient":
-        return gradient_scores(model, task, measure="fisher")
+    if selection.source in GRADIENT_MEASURES:
+        return gradient_scores(model, task, measure=GRADIENT_MEASURES[selection.source])
     if selection.source == "greedy-gradient":
         return greedy_gradient_scores(model, task, k=selection.k or 1)
     if selection.source == "layer-probes":

@@ -4,7 +4,7 @@ The files are the folds that ITI and LoFiT use (`truthfulqa/fold_{0,1}_{train,va
 82 and 409 questions in fold 0, 327, 82 and 408 in fold 1; the test questions of the two folds together are all 817). A model
 is fitted on one fold's training questions by DPO and judged by multiple choice on its test questions.
 
-To train: `Q: {question} A:`, the best answer against the first incorrect one.
+To train: `Q: {question} A:`, the best answer against the first incorrect one. Probes (ITI's) learn from all answers.
 
 To judge: ITI's instruction and TruthfulQA's six question-answer pairs (`truthfulqa/mc_prompt.txt`), then
 
@@ -94,11 +94,12 @@ class TruthfulQA(Task):
     def _to_train(self, record: Record) -> list[Example]:
         space = "" if self.as_published else " "
         best, correct, incorrect = (tuple(space + text for text in texts) for texts in _answers(record))
-        pairs = [(right, wrong) for right in correct for wrong in incorrect if right != wrong]
-        if not self.all_pairs:
-            pairs = [(best[0], incorrect[0])]
-        prompt = f"Q: {record['Question'].strip()} A:"
-        return [Example(prompt, right, rejected=(wrong,), info=_info(record)) for right, wrong in pairs]
+        prompt, info = f"Q: {record['Question'].strip()} A:", _info(record)
+        if self.all_pairs:
+            pairs = [(right, wrong) for right in correct for wrong in incorrect if right != wrong]
+            return [Example(prompt, right, rejected=(wrong,), info=info) for right, wrong in pairs]
+        others = tuple(right for right in correct if right != best[0])
+        return [Example(prompt, best[0], aliases=others, rejected=incorrect, info=info)]
 
 
 def _to_judge(record: Record, preset: str) -> Example:

@@ -52,3 +52,15 @@ def test_what_is_better_everywhere_is_found_and_what_is_not_is_not():
     drawn = [[(rng.random(3).tolist(), rng.random(6).tolist()) for _ in range(3)] for _ in range(60)]
     found = sum(choosers.against_blind(strata)["p"] < 0.05 for strata in drawn)
     assert found <= 8, "5 % of 60 are 3; more than 8 come up once in 300 times"
+
+
+def test_what_is_detectable_is_found_four_times_in_five():
+    rng = np.random.default_rng(0)
+    sizes = [(3, 6)] * 6
+    pilots = [[(rng.normal(0, 1, a).tolist(), rng.normal(0, 1, b).tolist()) for a, b in sizes] for _ in range(40)]
+    detectable = float(np.mean([choosers.against_blind(strata)["detectable"] for strata in pilots]))
+    # (1.645 + 0.842) sqrt((1/3 + 1/6) / 6) with a known spread; estimating it costs a percent or two.
+    assert detectable == pytest.approx(2.487 * (0.5 / 6) ** 0.5, rel=0.05)
+    studies = [[(rng.normal(detectable, 1, a).tolist(), rng.normal(0, 1, b).tolist()) for a, b in sizes] for _ in range(100)]
+    found = sum(choosers.against_blind(strata)["p"] < 0.05 for strata in studies)
+    assert 68 <= found <= 92, "80 of 100 are expected; three standard errors are 12"

@@ -35,10 +35,10 @@ PAPER = {path.stem: path for name, path in FILES.items() if name.startswith("pap
 SMALL = {
     # At 3 % six tasks on own heads, five others', ITI's, and random ones of two kinds; at 10 % four on own and random ones.
     "transfer/study.toml": (6 + (6 * 9 + 4 * 2) * 3, 6 * 4 * 3),
-    # Three tasks on own heads, two others', ITI's, random ones of three kinds, and of two gradients, which know no seed.
-    "transfer-gemma/study.toml": (3 + 3 * 9 * 3, 3 * 5 * 3 + 3 * 2),
-    # Six tasks on own heads, five others', ITI's, random ones of three kinds, and greedy ones; three of them on five more.
-    "choosers/study.toml": (6 + (6 * 11 + 3 * 5) * 3, 6 * 5 * 3 + 6 + 3 * 4 * 3 + 3),
+    # Three tasks on own heads, two others', ITI's, random ones of three kinds, and of four gradients, which know no seed.
+    "transfer-gemma/study.toml": (3 + 3 * 11 * 3, 3 * 5 * 3 + 3 * 4),
+    # Six tasks on own heads, five others', ITI's, random ones of three kinds, and greedy ones; three of them on seven more.
+    "choosers/study.toml": (6 + (6 * 11 + 3 * 7) * 3, 6 * 5 * 3 + 6 + 3 * 4 * 3 + 3 * 3),
 }
 #: The same of the paper's. TruthfulQA's two folds, MQuAKE and CLUTRR are four tasks; fits have two seeds.
 PLANNED = {

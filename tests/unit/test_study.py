@@ -333,7 +333,9 @@ def test_every_source_gives_the_heads_that_its_function_gives(tmp_path, llama):
         "random": select.random_scores(llama, seed=drawn("random")),
         "random-per-layer": select.spread_over_layers(select.random_scores(llama, seed=drawn("random-per-layer"))),
         "random-like-own": select.random_scores(llama, seed=drawn("random-like-own"), like=own.top(2)),
-        "gradient": select.gradient_scores(llama, kinship, measure="fisher"),
+        "gradient-norm": select.gradient_scores(llama, kinship, measure="norm"),
+        "gradient-signed": select.gradient_scores(llama, kinship, measure="signed"),
+        "gradient-fisher": select.gradient_scores(llama, kinship, measure="fisher"),
         "greedy-gradient": select.greedy_gradient_scores(llama, kinship, k=2),
         "bias": replace(QUICK, select_by="offset").select(llama, kinship, seed=3),
         "layer-probes": select.layer_probe_scores(llama, kinship, seed=3),
@@ -524,9 +526,10 @@ def test_more_heads_than_a_model_has_are_refused_before_anything_is_run(tmp_path
 def test_scores_that_are_all_nan_are_no_scores(tmp_path, monkeypatch):
     nothing = ll.HeadScores(torch.full((3, 4), torch.nan), "nothing")
     monkeypatch.setattr(studies.work, "scores_for", lambda *_: nothing)
-    study, store = small(heads=["gradient"]), RunStore(tmp_path)
+    study, store = small(heads=["gradient-norm"]), RunStore(tmp_path)
     run_study(study, store)
-    assert store.failure(Catalogue(study, store.fingerprints(study.dtype)).key(Selection("tiny-llama", "gradient", "kinship")))
+    scores = Selection("tiny-llama", "gradient-norm", "kinship")
+    assert store.failure(Catalogue(study, store.fingerprints(study.dtype)).key(scores))
     assert not list(store.root.glob("scores/*"))
 
 

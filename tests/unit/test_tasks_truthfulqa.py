@@ -2,12 +2,14 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lofit_lens import evaluate
 from lofit_lens.methods import LoFiT
+from lofit_lens.probes import labelled_answers
 from lofit_lens.tasks import TruthfulQA
 
 COLUMNS = ["Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source"]
@@ -36,15 +38,24 @@ def write(folder: Path, **splits: list[dict]) -> Path:
 def test_training_pairs(tmp_path: Path) -> None:
     folder = write(tmp_path, train=[ROW])
     (pair,) = TruthfulQA(data_dir=folder).train
-    assert (pair.prompt, pair.answer, pair.rejected) == ("Q: Do pigs fly? A:", " No, pigs don't fly", (" Yes",))
+    assert (pair.prompt, pair.answer, pair.rejected[0]) == ("Q: Do pigs fly? A:", " No, pigs don't fly", " Yes")
     (published,) = TruthfulQA(data_dir=folder, as_published=True).train
-    assert (published.prompt, published.answer, published.rejected) == (pair.prompt, "No, pigs don't fly", ("Yes",))
+    assert (published.prompt, published.answer, published.rejected[0]) == (pair.prompt, "No, pigs don't fly", "Yes")
     every = TruthfulQA(data_dir=folder, all_pairs=True).train
     assert [(e.answer, *e.rejected) for e in every][::3] == [
         (" Pigs stay on the ground.", " Yes"),
         (" No, pigs don't fly", " Only at night."),
     ]
     assert len(every) == 6
+
+
+@pytest.mark.parametrize("all_pairs", [False, True])
+def test_probes_learn_from_all_answers(tmp_path: Path, all_pairs: bool) -> None:
+    labelled = labelled_answers(TruthfulQA(data_dir=write(tmp_path, train=[ROW]), all_pairs=all_pairs).train)
+    right = {answer for answer, is_right in zip(labelled.answers, labelled.is_right, strict=True) if is_right}
+    assert right == {" No, pigs don't fly", " Pigs stay on the ground.", ' They, "do" not'}
+    assert set(labelled.answers) - right == {" Yes", " Only at night."}
+    assert len(labelled.answers) == 5
 
 
 def test_no_answer_is_preferred_to_itself(tmp_path: Path) -> None:
@@ -107,5 +118,9 @@ def test_published_folds(published: Path) -> None:
     sizes = [[len(task.splits[split]) for split in ("train", "val", "test")] for task in folds]
     assert sizes == [[326, 82, 409], [327, 82, 408]]
     assert len({example.prompt for task in folds for example in task.test}) == 817
+    # What ITI has of them, in either form: all answers, of which a few are listed twice or in both columns.
+    assert [len(labelled_answers(task.train).answers) for task in folds] == [
+        len(labelled_answers(replace(task, all_pairs=True).train).answers) for task in folds
+    ]
     assert all(task.test[0].prompt.startswith("Interpret each question literally") for task in folds)
     assert [round(task.chance, 2) for task in folds] == [0.22, 0.22]
