@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -105,7 +106,9 @@ def fit(
     if isinstance(result.intervention, ll.HeadIntervention):
         console.print(f"{len(result.intervention.heads)} heads: {' '.join(head.label for head in result.intervention.heads)}")
     console.print(f"{result.intervention.n_parameters:,} numbers learned")
-    console.print(f"saved in {folder}; try: lofit-lens eval {task} --adapter {folder}")
+    words = ["lofit-lens", "eval", task, "--adapter", str(folder), "--model", model]
+    words += [] if data_dir is None else ["--data-dir", str(data_dir)]
+    console.print(f"saved in {folder}; try: {shlex.join(words)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _save(intervention: Adapter, model: LensModel, out: Path) -> Path:
@@ -292,5 +295,6 @@ def main() -> None:
     try:
         app()
     except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        message = escape(cli_study.message_of(error))
+        Console(stderr=True).print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
         sys.exit(1)

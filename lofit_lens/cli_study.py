@@ -2,11 +2,13 @@
 
 import math
 import shlex
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +17,7 @@ from lofit_lens.files import check_writable, write_text_atomically
 from lofit_lens.markdown import markdown_table
 from lofit_lens.store import RunStore
 from lofit_lens.study import Study, leftovers, plan, retry_study, run_study, study_status, study_table, time_table
+from lofit_lens.study.settings import said
 from lofit_lens.tracking import SERVICES, checked_service
 
 app = typer.Typer(help="Run a grid of tasks, heads, methods and seeds that survives anything.", no_args_is_help=True)
@@ -43,7 +46,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do, and what it will cost.")] = False,
     executor: Annotated[str, typer.Option(help=f"One of {', '.join(EXECUTORS)}.")] = "local",
     address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster: auto, or ray://HOST:10001 (default: start one).")
+        str | None, typer.Option(help="Of a Ray cluster: auto on one of its nodes, or HOST:6379 (default: start one).")
     ] = None,
     cpus: Annotated[int, typer.Option(help="Of a Ray worker, and its threads.")] = 1,
     gpus: Annotated[float, typer.Option(help="Of a Ray worker; a share below 1 lets several have one.")] = 0,
@@ -64,6 +67,7 @@ def run(
         return
     check_writable(runs.root / "models.json")
     licences = accept_license or ()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's wish is no crash, which would be counted
     try:
         if executor == "ray":
             try:
@@ -158,7 +162,7 @@ def _print_plan(study: Study, runs: RunStore) -> None:
     shown = Table(title=study.name, box=SIMPLE_HEAD)
     by_task = planned.by_task()
     for column in by_task:
-        shown.add_column(str(column).replace("_", " "))
+        shown.add_column(str(column).replace("_", " "), overflow="fold")
     for *names, seconds in by_task.itertuples(index=False, name=None):
         shown.add_row(*map(str, names), "?" if math.isnan(seconds) else f"{seconds:.0f}")
     console.print(shown)
@@ -198,6 +202,11 @@ def _print_status(study: Study, runs: RunStore, file: Path, store: Path | None) 
         for part, times_done, seconds, share in times.itertuples(index=False, name=None):
             shown.add_row(part, str(times_done), f"{seconds:.0f}", f"{share:.2f}")
         console.print(shown)
+
+
+def message_of(error: Exception) -> str:
+    """What a user is told of it."""
+    return said(error) if isinstance(error, ValidationError) else str(error)
 
 
 def duration(seconds: float) -> str:

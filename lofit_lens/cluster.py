@@ -7,15 +7,16 @@ the driver.
 """
 
 import logging
+import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
 from lofit_lens.progress import progress
 from lofit_lens.store import RunStore
@@ -26,8 +27,8 @@ from lofit_lens.tracking import Service
 
 logger = logging.getLogger(__name__)
 
-#: So often is a task run again whose process or node has died.
-RETRIES = 5
+#: So often is a task run again whose process or node has died; `work.MAX_DEATHS` ends what kills every process before.
+RETRIES = 10
 
 
 def run_on_ray(
@@ -46,7 +47,8 @@ def run_on_ray(
     Args:
         study: the grid.
         store: in a folder that every node sees under the same path.
-        address: of the cluster ("auto", "ray://host:10001"); None starts Ray on this machine, for as long as this takes.
+        address: of the cluster ("auto" on one of its nodes, or "host:6379"); None starts Ray on this machine, for as long as
+            this takes.
         cpus: of a worker, and its threads.
         gpus: of a worker; a share below 1 lets several have one, over two or more a model's layers are split.
         memory_gb: that Ray sets aside for a worker; None sets nothing aside.
@@ -58,7 +60,8 @@ def run_on_ray(
 
     Raises:
         FileNotFoundError: a task's files are not at hand; before anything is run.
-        ValueError: a model cannot be loaded; the other models' items are done first.
+        ValueError: a model cannot be loaded, and the other models' items are done first; or this machine has no room for a
+            worker. (Where a cluster has none, that is said, and waited for.)
         ConnectionError: there is no cluster at that address.
         OSError: the store cannot be written.
     """
@@ -67,15 +70,21 @@ def run_on_ray(
     if memory_gb is not None:
         options["memory"] = int(memory_gb * 2**30)
     refused: dict[str, str] = {}
+    is_only_here = address is None and not ray.is_initialized()
     with _connected(address):
+        if shortage := _shortage(cpus, gpus, memory_gb):
+            if is_only_here:
+                raise ValueError(shortage)
+            logger.warning("%s; waiting for one that does", shortage)
         # In a list, as Ray would copy what a bare reference refers to into every task.
         worker = [ray.put(Worker(study, store, tuple(accept_license), **_placement(gpus), track=track))]
         for model in study.models:
             try:
                 fingerprints = ray.get(_look_at.options(**options).remote(worker, model, cpus))
-            except RayTaskError as error:
-                logger.error("%s is left out: %s", model, error.cause)
-                refused[model] = str(error.cause)
+            except RayError as error:
+                # What was raised there, or the death of too many processes.
+                refused[model] = str(getattr(error, "cause", error))
+                logger.error("%s is left out: %s", model, refused[model])
                 continue
             _run_model(Catalogue(study, fingerprints), model, worker, store, options)
     if refused:
@@ -93,11 +102,28 @@ def _connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    if address is not None:
+        logger.info("connecting to Ray at %s", address)
     ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=True)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _shortage(cpus: int, gpus: float, memory_gb: float | None) -> str | None:
+    """Why no node has room for a worker now, if that is so."""
+    wanted = {"CPU": cpus, "GPU": gpus, "memory": (memory_gb or 0) * 2**30}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
+        return None
+    had = "; ".join(_resources_text(node) for node in nodes)
+    return f"a worker wants {_resources_text(wanted)}, and no node has that: there are {had}"
+
+
+def _resources_text(resources: Mapping[str, float]) -> str:
+    cpus, gpus, memory = (resources.get(name, 0) for name in ("CPU", "GPU", "memory"))
+    return f"{cpus:g} CPUs, {gpus:g} GPUs, {memory / 2**30:.1f} GB"
 
 
 def _run_model(catalogue: Catalogue, model: str, worker: Any, store: RunStore, options: dict[str, Any]) -> None:
@@ -128,8 +154,25 @@ def _run_model(catalogue: Catalogue, model: str, worker: Any, store: RunStore, o
 _HERE: dict[str, Worker] = {}
 
 
+#: The GPUs that this process has been given, by Ray's numbers.
+_GPUS: list[str] = []
+
+
+def _keep_gpus() -> None:
+    """End this process if its GPUs are not those that it was first given: CUDA stays where it has begun, while Ray may give the
+    next task another card, and this one to a neighbour. Ray runs the task again, in a new process.
+    """
+    given = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+    if _GPUS and given != _GPUS:
+        logging.warning("leaving GPU %s for %s; the task is run again in a new process", ",".join(_GPUS), ",".join(given))
+        logging.shutdown()
+        os._exit(1)
+    _GPUS[:] = given
+
+
 def _worker(worker: Any, cpus: int) -> Worker:
     """What the list of one reference refers to; every look makes a copy, with no model."""
+    _keep_gpus()
     (reference,) = worker
     if reference.hex() not in _HERE:
         logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -47,9 +47,11 @@ def load_model(
         accept_license: licences you accept, for embedded models that ask (`{"gemma"}`).
 
     Raises:
-        ValueError: no such model.
+        ValueError: no such model, or not so many GPUs.
         PermissionError: the model's licence has to be accepted first.
     """
+    if n_devices != 1 and not 1 < n_devices <= torch.cuda.device_count():
+        raise ValueError(f"got n_devices {n_devices}; wanted 1, or as many of the {torch.cuda.device_count()} GPUs here")
     name = str(name_or_path)
     placement: dict[str, Any] = {"device": device} if n_devices == 1 else {"n_devices": n_devices}
     if name.startswith("tiny-"):

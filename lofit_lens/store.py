@@ -188,8 +188,11 @@ class RunStore:
     def note(self, entry: Mapping[str, Any]) -> None:
         """Add a line to the journal: what was done, and how long that took."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root / JOURNAL, "a", encoding="utf-8") as journal:  # lines this short are appended whole
-            journal.write(json.dumps(entry) + "\n")
+        with open(self.root / JOURNAL, "ab+") as journal:
+            end = journal.tell()
+            journal.seek(max(end - 1, 0))
+            cut_short = b"\n" if journal.read() not in (b"", b"\n") else b""
+            journal.write(cut_short + json.dumps(entry).encode() + b"\n")  # a line this short is appended whole
 
     def journal(self) -> list[dict[str, Any]]:
         """All entries, in the order in which they were made, but those that a full disk or a kill has cut short."""

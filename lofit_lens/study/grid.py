@@ -180,7 +180,7 @@ class Study:
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"{path} is not TOML: {error}") from error
         except ValidationError as error:
-            raise ValueError(f"{path}: {said(error, cls)}") from error
+            raise ValueError(f"{path}: {said(error, {'': cls, 'skip': Skip})}") from error
 
     def _sources(self, settings: Settings) -> tuple[str, ...]:
         if not settings.takes_heads:
@@ -220,6 +220,12 @@ class Study:
                 raise ValueError(f"{name} has {what}, which is no cell; a task's heads for itself are called 'own'")
         if not any(self.cells()):
             raise ValueError(f"skip = {list(self.skip)} leaves no cell; wanted at least one")
+        learned = {cell.method for cell in self._grid()}
+        if idle := [name for name in self.methods if name not in learned]:
+            raise ValueError(
+                f"methods.{idle[0]} makes no cell, as heads = {list(self._sources(self.methods[idle[0]]))} with "
+                f"{len(self.tasks)} task(s); name a source of heads that each task has, such as 'own'"
+            )
 
     def check_data(self) -> None:
         """Make every example that a cell needs.

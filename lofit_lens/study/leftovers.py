@@ -41,7 +41,8 @@ def leftovers(study: Study, store: RunStore, *, of_others: bool = False) -> list
     Args:
         study: the grid.
         store: what nobody works at now is looked at.
-        of_others: also runs, head scores, failures and half-done work that this study has nothing to do with.
+        of_others: also failures and half-done work that this study has nothing to do with, and runs and head scores once nobody
+            works at anything in the store.
     """
     catalogue = Catalogue(study, store.fingerprints(study.dtype))
     items = [item for model in study.models if model in catalogue.fingerprints for item in catalogue.items(model)]
@@ -51,7 +52,7 @@ def leftovers(study: Study, store: RunStore, *, of_others: bool = False) -> list
     if is_at_rest and set(states.values()) == {"done"}:
         folders = (store.activations_folder, store.residuals_folder)
         found += [(path, "finished") for folder in folders for path in folder.glob("[!.]*")]
-    if of_others:
+    if of_others and is_at_rest:
         stored = [*store.root.glob("runs/[!.]*"), *store.root.glob("scores/[!.]*")]
         found += [(path, "not of this study") for path in stored if path.name.removesuffix(".json")[-16:] not in states]
     found += [(path, "left by a killed process") for path in store.root.glob("*/.*.tmp") if is_litter(path)]

@@ -87,8 +87,8 @@ class Settings:
         known = names_of_settings(type(self.method))
         for wanted in (self.choose, *(where.set for where in self.where)):
             _checked_settings(type(self.method).__name__, wanted, known)
-        if len(self.choose) > 1 or not all(self.choose.values()):
-            raise ValueError(f"choose = {self.choose}; wanted one setting with the values to try")
+        if len(self.choose) > 1 or not all(len(set(values)) == len(values) > 0 for values in self.choose.values()):
+            raise ValueError(f"choose = {self.choose}; wanted one setting with the values to try, each once")
         tried: tuple[Any, ...] = self.tried(self.method)
         if self.takes_heads and len({method.selector() for method in tried}) > 1:
             raise ValueError(
@@ -185,28 +185,41 @@ def _made_method(name: str, table: Any) -> Settings:
     try:
         return Settings(METHODS[family](**settings), **extras)
     except ValidationError as error:
-        raise ValueError(said(error, Where, inside=f"methods.{name}")) from error
+        raise ValueError(said(error, {"where": Where}, inside=f"methods.{name}")) from error
     except ValueError as error:
         raise ValueError(f"methods.{name}: {error}") from error
 
 
-def said(error: ValidationError, owner: type | None = None, *, inside: str = "") -> str:
+def said(error: ValidationError, owners: Mapping[str, type] | None = None, *, inside: str = "") -> str:
     """What pydantic found, with key and value.
 
     Args:
         error: what it raised.
-        owner: a dataclass; the keys that it has are named where one is unknown.
+        owners: dataclasses by the key that they are below, "" for the outermost; the keys that one has are named where one is
+            unknown.
         inside: the key of what was being made.
     """
     parts: dict[str, None] = {}
-    for found in error.errors():
+    problems = error.errors()
+    for found in problems:
+        if found["type"] == "too_short" and any(_is_within(other["loc"], found["loc"]) for other in problems):
+            continue  # pydantic counts what is valid of a list
         message = found["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list").replace("Tuple", "List")
+        owner = (owners or {}).get(str(found["loc"][0]) if len(found["loc"]) > 1 else "")
         if found["type"] in ("unexpected_keyword_argument", "extra_forbidden") and owner is not None:
             message = f"unknown key; wanted some of {', '.join(owner.__dataclass_fields__)}"
         # Which of several types was tried is in the location too, behind the key and its index.
         key = ".".join(str(part) for part in found["loc"] if not str(part).startswith(("function-", "constrained-")))
-        # Our own errors name what they are about.
-        is_ours = found["type"] == "value_error"
-        place = inside if is_ours else ".".join(filter(None, [inside, key])) + f" = {found['input']!r}"
+        place = ".".join(filter(None, [inside, key]))
+        if found["type"] == "missing":
+            message = "wanted, and not there"
+        elif found["type"] == "value_error":  # our own errors name what they are about
+            place = inside
+        else:
+            place += f" = {found['input']!r}"
         parts[": ".join(filter(None, [place, message]))] = None
     return "; ".join(parts)
+
+
+def _is_within(place: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    return len(place) > len(other) and place[: len(other)] == other

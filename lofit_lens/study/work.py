@@ -233,8 +233,8 @@ def _counting_deaths(folder: Path) -> Iterator[float]:
     if deaths >= MAX_DEATHS:
         write_json_atomically(note, at_rest)
         raise MemoryError(
-            f"{deaths} processes have died here without getting any further, for want of memory perhaps; free some, or make "
-            "the task or the token budget smaller, and try again"
+            f"{deaths} processes have died here without getting any further, each killed or out of memory; give it more time "
+            "or memory, or make the task or the token budget smaller, and try again"
         )
     write_json_atomically(note, {**at_rest, "deaths": deaths})
     try:

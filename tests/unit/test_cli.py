@@ -36,6 +36,8 @@ def test_fit_then_eval_then_fit_on_the_same_heads(run, tmp_path):
     assert out.startswith("3 heads: L")
     assert {file.name for file in adapter.iterdir()} >= {"lofit_config.json", "lofit_vectors.safetensors", "head_scores.json"}
 
+    assert out.endswith(f"try: lofit-lens eval kinship --adapter {adapter} --model tiny-llama\n")
+
     outcome = tmp_path / "outcome.json"
     code, out, err = run("eval", "truth", "--model", "tiny-llama", "--adapter", str(adapter), "--out", str(outcome))
     assert code == 0, err
@@ -47,6 +49,20 @@ def test_fit_then_eval_then_fit_on_the_same_heads(run, tmp_path):
     heads = [json.loads((tmp_path / name / "lofit_config.json").read_text())["heads"] for name in ("adapter", "borrowed")]
     assert heads[0] == heads[1]
     assert not (tmp_path / "borrowed" / "head_scores.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--method", "loreft", "--layers", "1"), "error: layers = 1: Input should be a list"),
+        (("--method", "lora", "--rank", "4.5"), "error: rank = 4.5: Input should be a valid integer"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_in_a_line(run, tmp_path, words, message):
+    code, _, err = run("fit", "kinship", "--model", "tiny-llama", "--out", str(tmp_path / "a"), *words)
+    assert code == 1
+    assert message in err
+    assert "pydantic" not in err
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,16 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from lofit_lens import cli
+from lofit_lens import cli, cli_study
 from lofit_lens.cli_study import duration
 from lofit_lens.store import RunStore
 
@@ -113,6 +116,49 @@ def test_what_can_go_is_listed_and_removed_when_asked_to(done, tmp_path):
     assert "removed" in study("gc", file, "--store", store.root, "--delete")
     assert not work.exists()
     assert "0 could go" in study("gc", file, "--store", store.root)
+
+
+def test_what_this_study_has_nothing_to_do_with_goes_when_asked_to(done, tmp_path):
+    file, whole, _ = done
+    store = RunStore(shutil.copytree(whole, tmp_path / "store"))
+    less = tmp_path / "less.toml"
+    less.write_text(file.read_text().replace('"own", "random"', '"own"'))
+    assert ".random." not in study("gc", less, "--store", store.root)
+    assert ".random." in study("gc", less, "--store", store.root, "--of-others", "--delete")
+    assert [folder.name for folder in store.folders() if ".random." in folder.name] == []
+    assert "cells: 2 done" in study("status", less, "--store", store.root)
+
+
+def test_a_run_gets_what_it_is_asked_for(done, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(cli_study, "run_study", lambda study, store, **settings: asked.update(settings))
+    study("run", done[0], "--store", done[1], "--device", "cpu", "--n-devices", 2, "--accept-license", "gemma")
+    assert asked == {"device": "cpu", "n_devices": 2, "track": None, "accept_license": ["gemma"]}
+    asked.clear()
+    cluster = pytest.importorskip("lofit_lens.cluster")
+    monkeypatch.setattr(cluster, "run_on_ray", lambda study, store, **settings: asked.update(settings))
+    resources = {"address": "auto", "cpus": 3, "gpus": 0.5, "memory_gb": 7.5}
+    words = [word for name, value in resources.items() for word in (f"--{name.replace('_', '-')}", value)]
+    study("run", done[0], "--store", done[1], "--executor", "ray", *words)
+    assert asked == {**resources, "track": None, "accept_license": ()}
+
+
+@pytest.mark.parametrize("wish", [signal.SIGINT, signal.SIGTERM])
+def test_a_scheduler_may_end_a_run_as_a_person_does(done, tmp_path, wish):
+    command = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from lofit_lens.cli import main; main()"
+    )
+    words = ["study", "run", str(done[0]), "--store", str(tmp_path / "store")]
+    process = subprocess.Popen([sys.executable, "-c", command, *words], stdout=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("store/unfinished/*/attempt.json")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(wish)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "start the same command again" in said
+    notes = [json.loads(path.read_text()) for path in tmp_path.glob("store/unfinished/*/attempt.json")]
+    assert [note["deaths"] for note in notes if note["deaths"] >= 0] == [], "which is no death"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ pytest.importorskip("ray")
 import ray
 from ray.cluster_utils import Cluster
 
+from lofit_lens import cluster
 from lofit_lens.cluster import _placement, run_on_ray
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -40,12 +41,12 @@ def two_nodes(monkeypatch):
     # Workers import the package and these tests as this process does.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
     monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster, nodes
+    both = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [both.add_node(num_cpus=1) for _ in range(2)]
+    ray.init(address=both.address, log_to_driver=False)
+    yield both, nodes
     ray.shutdown()
-    cluster.shutdown()
+    both.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_a_model_stays_loaded_for_tasks_that_no_copy_equals(two_nodes, tmp_path)
 
 
 def test_a_node_that_is_killed_loses_nothing(two_nodes, here, tmp_path):
-    cluster, nodes = two_nodes
+    both, nodes = two_nodes
     store = RunStore(tmp_path)
     with ThreadPoolExecutor() as threads:
         running = threads.submit(run_on_ray, STUDY, store)
@@ -92,7 +93,7 @@ def test_a_node_that_is_killed_loses_nothing(two_nodes, here, tmp_path):
             time.sleep(0.02)
         for process in nodes[0].all_processes["raylet"]:
             os.kill(process.process.pid, signal.SIGKILL)
-        cluster.remove_node(nodes[0], allow_graceful=False)
+        both.remove_node(nodes[0], allow_graceful=False)
         assert len(store.folders()) < len(list(STUDY.cells()))
         running.result(timeout=300)
     assert set(study_status(STUDY, store)["state"]) == {"done"}
@@ -110,6 +111,68 @@ def test_what_goes_wrong_on_a_worker_is_kept_and_said(two_nodes, tmp_path):
     nothing = Study(**{**vars(STUDY), "models": ["tiny-nothing"], "methods": {}})
     with pytest.raises(ValueError, match="tiny-nothing was left out: no tiny model of family"):
         run_on_ray(nothing, store)
+
+
+def test_a_model_at_which_every_process_dies_is_left_out_alone(two_nodes, tmp_path, monkeypatch):
+    @ray.remote
+    def look_at(worker, model, cpus):
+        if model == "tiny-gpt2":
+            os._exit(1)
+        return dict(cluster._worker(worker, cpus).catalogue(model).fingerprints)
+
+    monkeypatch.setattr(cluster, "_look_at", look_at)
+    monkeypatch.setattr(cluster, "RETRIES", 1)
+    study, store = Study("two models", ["tiny-gpt2", "tiny-llama"], {"kinship": Kinship(**SIZES)}), RunStore(tmp_path)
+    with pytest.raises(ValueError, match="tiny-gpt2 was left out: "):
+        run_on_ray(study, store)
+    assert study_status(study, store).set_index("model")["state"].to_dict() == {"tiny-gpt2": "to do", "tiny-llama": "done"}
+
+
+def test_a_worker_that_nothing_has_room_for_is_refused_with_what_there_is(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"a worker wants 1 CPUs, 8 GPUs, 0\.0 GB, and no node has that: there are \d+ CPUs, 0 "
+    ):
+        run_on_ray(STUDY, RunStore(tmp_path), gpus=8)
+    with pytest.raises(ValueError, match=r"a worker wants 1 CPUs, 0 GPUs, 9999\.0 GB"):
+        run_on_ray(STUDY, RunStore(tmp_path), memory_gb=9999)
+
+
+def test_a_cluster_may_yet_get_the_room_that_a_worker_wants(two_nodes, here, tmp_path, caplog):
+    nodes, _ = two_nodes
+    with ThreadPoolExecutor() as threads:
+        running = threads.submit(run_on_ray, STUDY, RunStore(tmp_path), cpus=2)
+        while "a worker wants 2 CPUs" not in caplog.text:
+            assert not running.done()
+            time.sleep(0.02)
+        nodes.add_node(num_cpus=2)
+        assert len(running.result(timeout=300)) == len(list(STUDY.cells()))
+
+
+def test_workers_never_share_a_gpu_while_another_is_free(monkeypatch, tmp_path):
+    """Ray's numbers of GPUs that are not there: a process keeps the first, as CUDA would, and the task says which that was."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+    @ray.remote(max_retries=cluster.RETRIES)
+    def held(room):
+        cluster._keep_gpus()
+        if room is None:
+            os._exit(1)
+        (room / str(os.getpid())).touch()
+        while len(list(room.iterdir())) < 2:  # both at once, so that each has a process of its own
+            time.sleep(0.02)
+        return cluster._GPUS[0]
+
+    ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        for i in range(4):
+            room = tmp_path / str(i)
+            room.mkdir()
+            ray.wait([held.options(num_cpus=1, num_gpus=1, max_retries=0).remote(None)])
+            task = held.options(num_cpus=1, num_gpus=1)
+            assert set(ray.get([task.remote(room), task.remote(room)], timeout=120)) == {"0", "1"}
+    finally:
+        ray.shutdown()
 
 
 def test_a_model_is_on_one_gpu_or_split_over_all_that_a_worker_has():

@@ -368,7 +368,15 @@ def test_a_model_is_split_over_as_many_devices_as_are_asked_for(monkeypatch):
         raise OSError("no such model")
 
     monkeypatch.setattr(TransformerBridge, "boot_transformers", boot)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match="cannot load model 'org/large'"):
         load_model("org/large", n_devices=2)
     assert asked["n_devices"] == 2
     assert "device" not in asked
+
+
+@pytest.mark.parametrize("n_devices", [-3, 0, 3])
+def test_devices_that_are_not_there_are_refused(monkeypatch, n_devices):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match=f"got n_devices {n_devices}; wanted 1, or as many of the 2 GPUs here"):
+        load_model("tiny-llama", n_devices=n_devices)
