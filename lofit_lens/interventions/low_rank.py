@@ -58,7 +58,7 @@ class LowRankIntervention:
                 f"wanted [{len(self.layers)}, rank, d_model] twice and [{len(self.layers)}, rank]"
             )
         if min(self.prefix, self.suffix) < 0 or self.prefix + self.suffix == 0:
-            raise ValueError(f"got prefix {self.prefix} and suffix {self.suffix}; wanted at least one token to edit")
+            raise ValueError(f"got prefix {self.prefix} and suffix {self.suffix}; wanted none below 0, one above")
 
     @property
     def position_free(self) -> bool:

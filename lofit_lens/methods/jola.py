@@ -20,6 +20,7 @@ learning rate of their own, for a run may be too short for them at the vectors' 
 """
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -44,6 +45,8 @@ TEMPERATURE = 0.33
 LOWEST, HIGHEST = -0.1, 1.1
 #: A gate below this is closed (published code).
 CLOSED = 1e-6
+#: log_alpha at which the expected gate is 0.
+CLOSES_AT = -math.log(HIGHEST / -LOWEST)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -79,6 +82,7 @@ class JoLA(Trained):
         heads = tuple(Head(*head) for head in info.all_heads)
         objective = self._objective(model, task)
         generator = torch.Generator().manual_seed(seed)
+        self._warn_if_no_gate_can_close(self.epochs * math.ceil(len(task.train) / self.batch_size))
         start = self.init_std * torch.randn(2, len(heads), info.d_head, generator=generator), self._gates(info, generator)
         vectors, log_alpha = (part.to(lens.model_device(model)).requires_grad_() for part in start)
         u = torch.full_like(log_alpha, 0.5)
@@ -102,6 +106,16 @@ class JoLA(Trained):
             settings=self.settings(),
         )
         return Fit(*self._resolved(model, heads, vectors.detach(), log_alpha.detach(), task, seed), {"both": losses})
+
+    def _warn_if_no_gate_can_close(self, n_steps: int) -> None:
+        # AdamW moves a parameter by its rate or less at every step, and the rate falls to 0 in a line.
+        lowest = self.open_at_start - self.gate_lr * n_steps / 2
+        if not self.as_published and self.penalty and lowest > CLOSES_AT:
+            logger.warning(
+                "no gate can close in %d steps: log_alpha starts at %g and comes no lower than %.1f at gate_lr %g, "
+                "and gates close at %.1f; raise gate_lr or epochs",
+                *(n_steps, self.open_at_start, lowest, self.gate_lr, CLOSES_AT),
+            )
 
     def _gates(self, info: Any, generator: torch.Generator) -> Float[Tensor, "2 head"]:
         shape = (2, len(info.all_heads))

@@ -26,8 +26,8 @@ A chosen head's score is 1^T A 1 / n just before it came: what was left to gain,
 that 1 that it would add last. So the chosen come first, in their order: they leave less and less, and nobody can add more than
 is left. A head that repeats another comes late, however large its gradient.
 
-Neither stands in for the first step on SmolLM2: on two of three tasks norms pick late heads only, at which offsets then learn
-nothing; see `figures/choosers`.
+None stands in for the first step on SmolLM2: norms and signed sums are worse than random heads on Truth, Fisher-weighted ones
+pick late heads only on two of three tasks, at which offsets then learn nothing; see `figures/choosers`.
 """
 
 import math

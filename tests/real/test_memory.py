@@ -64,6 +64,6 @@ def test_multiple_choice_takes_little_memory_however_many_questions():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in kilobytes on Linux only")
 def test_iti_takes_little_more_memory_than_the_activations():
-    """600 answers, to be quick. TruthfulQA's fold of 2,400 has 1,258 MB of activations, so that 2 GB are enough for it."""
-    activations = 600 * 1024 * 128 * 4 // 2**20
-    assert grown_by(600, ITI) < activations + 500
+    """TruthfulQA's fold of 2,474 answers has 1,237 MB of activations, and all of it takes less than 2 GB."""
+    activations = 2474 * 1024 * 128 * 4 // 2**20
+    assert grown_by(2474, ITI) < activations + 500 < 2048

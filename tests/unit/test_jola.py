@@ -183,6 +183,21 @@ def test_the_penalty_closes_gates_in_a_fit(llama, task):
     assert penalised.values.sum() < 0.5 * free.values.sum()
 
 
+def test_heads_whose_gates_have_closed_in_a_fit_are_left_out(llama, task, caplog):
+    fit = JoLA(epochs=20, penalty=1.0, gate_lr=0.5).fit(llama, task)
+    assert fit.scores is not None
+    assert len(fit.intervention.heads) == int((fit.scores.values > 0).sum()) < 12
+    assert "no gate can close" not in caplog.text
+
+
+def test_gates_that_cannot_close_are_said_to_be_so(llama, task, caplog):
+    assert expected_gates(torch.full((2, 1), jola.CLOSES_AT)).sum().item() == pytest.approx(0, abs=ROUNDING)
+    fit = JoLA(epochs=2, penalty=1000.0).fit(llama, task)
+    steps = len(fit.losses["both"])
+    assert f"in {steps} steps: log_alpha starts at 2 and comes no lower than {2 - 0.05 * steps:.1f}" in caplog.text
+    assert len(fit.intervention.heads) == 12
+
+
 @pytest.mark.parametrize("setting", [{"gate_lr": 0.5}, {"init_std": 0.1}])
 def test_gates_and_starts_have_settings_of_their_own(llama, task, setting):
     plain, other = (JoLA(epochs=2, **more).fit(llama, task).intervention for more in ({}, setting))
