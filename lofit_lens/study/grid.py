@@ -164,6 +164,12 @@ class Study:
         for name, task in self.tasks.items():
             if self.n_train and "n_train" not in names_of_settings(type(task)):
                 raise ValueError(f"n_train is varied, but the task {name!r} has no n_train")
+        learned = {cell.method for cell in self._grid()}
+        if idle := [name for name in self.methods if name not in learned]:
+            raise ValueError(
+                f"methods.{idle[0]} makes no cell, as heads = {list(self._sources(self.methods[idle[0]]))} with "
+                f"{len(self.tasks)} task(s); name a source of heads that each task has, such as 'own'"
+            )
         self._refuse_exceptions_that_never_apply()
 
     @classmethod
@@ -220,12 +226,6 @@ class Study:
                 raise ValueError(f"{name} has {what}, which is no cell; a task's heads for itself are called 'own'")
         if not any(self.cells()):
             raise ValueError(f"skip = {list(self.skip)} leaves no cell; wanted at least one")
-        learned = {cell.method for cell in self._grid()}
-        if idle := [name for name in self.methods if name not in learned]:
-            raise ValueError(
-                f"methods.{idle[0]} makes no cell, as heads = {list(self._sources(self.methods[idle[0]]))} with "
-                f"{len(self.tasks)} task(s); name a source of heads that each task has, such as 'own'"
-            )
 
     def check_data(self) -> None:
         """Make every example that a cell needs.

@@ -192,7 +192,6 @@ def _parameters_in(model: str) -> float:
     return float("nan") if found is None else float(found[1]) * {"m": 1e6, "b": 1e9}[found[2]]
 
 
-@cache
 def _operations_per_second(dtype: str) -> float:
     """Of a model. A CPU's units for two-byte numbers are many times as fast on large matrices, but hardly twice on a model."""
     speed = _speed_of_products(dtype)
@@ -200,6 +199,7 @@ def _operations_per_second(dtype: str) -> float:
     return min(speed, 2 * _speed_of_products("float32")) if is_short_on_cpu else speed
 
 
+@cache
 def _speed_of_products(dtype: str) -> float:
     """In products of large matrices; of a CPU by its own time, which others' work does not take from."""
     is_cpu = not torch.cuda.is_available()

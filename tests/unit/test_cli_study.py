@@ -153,6 +153,7 @@ def test_a_scheduler_may_end_a_run_as_a_person_does(done, tmp_path, wish):
     while not list(tmp_path.glob("store/unfinished/*/attempt.json")):
         assert process.poll() is None
         time.sleep(0.02)
+    time.sleep(0.2)  # the note is written, and the work has begun
     process.send_signal(wish)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -19,8 +19,8 @@ from lofit_lens.fitting import NonFiniteLossError
 from lofit_lens.methods import ITI, RED, LoFiT
 from lofit_lens.store import RunStore
 from lofit_lens.study import Catalogue, Cell, Study, Worker, plan, retry_study, run_study, study_status, study_table, time_table
-from lofit_lens.study import plan as plans
 from lofit_lens.study.items import Selection
+from lofit_lens.study.plan import _operations_per_second
 from lofit_lens.study.settings import Settings
 from lofit_lens.tasks import Counterfactual, Kinship, Truth
 
@@ -641,7 +641,7 @@ def test_what_was_measured_is_what_is_expected(done, tmp_path):
 
 
 def test_two_byte_numbers_are_planned_at_twice_the_speed_at_most():
-    speeds = {dtype: plans._operations_per_second(dtype) for dtype in ("float32", "bfloat16")}
+    speeds = {dtype: _operations_per_second(dtype) for dtype in ("float32", "bfloat16")}
     assert 0 < speeds["bfloat16"] <= 2 * speeds["float32"]
 
 
