@@ -92,7 +92,8 @@ def test_a_fit_is_its_formula_in_a_loop_over_layers_and_positions(llama, task, l
         ({"layers": ()}, "got layers .*wanted at least one of 0 to 2, and none twice"),
         ({"layers": (0, 3)}, "got layers .*wanted at least one of 0 to 2, and none twice"),
         ({"rank": 49}, "got rank 49; wanted at most d_model = 48"),
-        ({"prefix": 0, "suffix": 0}, "wanted at least one token to edit"),
+        ({"prefix": 0, "suffix": 0}, "got prefix 0 and suffix 0; wanted none below 0, one above"),
+        ({"prefix": -1}, "got prefix -1 and suffix 3; wanted none below 0, one above"),
     ],
 )
 def test_what_cannot_be_used_is_refused(llama, task, settings, message):
