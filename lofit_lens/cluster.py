@@ -152,8 +152,6 @@ def _run_model(catalogue: Catalogue, model: str, worker: Any, store: RunStore, o
 
 #: The worker of this process, with the model that it has loaded, by the reference that it was sent under.
 _HERE: dict[str, Worker] = {}
-
-
 #: The GPUs that this process has been given, by Ray's numbers.
 _GPUS: list[str] = []
 

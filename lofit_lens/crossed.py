@@ -37,9 +37,9 @@ in up to 0.5, 2.5 and 0.8 %. So corrections over many tests fail with few seeds:
 Benjamini and Hochberg's q < 0.05 comes up somewhere in 5 % of families with three seeds where seeds add nothing, in 22 % where
 they add 0.9 times v_examples and in 39 to 46 % where they add 3 times as much; with five seeds in 1, 10 and 11 to 22 %.
 
-Of the other ways tried, drawing seeds and examples with replacement (Owen, The pigeonhole
-bootstrap, 2007) covers, by its variance, 62, 76 and 85 % where 2, 3 and 5 seeds dominate; Satterthwaite's degrees of freedom
-cover 87 and 92 % with two and three seeds that add 10 times v_examples.
+Of the other ways tried, drawing seeds and examples with replacement (Owen, The pigeonhole bootstrap, 2007) covers, by its
+variance, 62, 76 and 85 % where 2, 3 and 5 seeds dominate; Satterthwaite's degrees of freedom cover 87 and 92 % with two and
+three seeds that add 10 times v_examples.
 """
 
 from collections.abc import Callable

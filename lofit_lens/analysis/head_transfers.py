@@ -10,7 +10,7 @@ Marks are the paper's: `*` where a cell is lower than own at p < 0.05 and `+` at
 the paper marks lower cells only; it does not say. Its paired bootstrap is what `new_seeds=False` does. q is that p after
 Benjamini and Hochberg over all cells that are compared, of all tasks. For new seeds and with three to five of them it is no
 more than a guide: a q < 0.05 comes up by chance somewhere in up to 46 % of such matrices (`crossed` has the numbers). That of
-`new_seeds=False` holds, and is about these fits.
+`new_seeds=False` knows no variance between seeds, which is what so few show badly; it is about these fits.
 """
 
 from collections.abc import Mapping, Sequence

@@ -6,8 +6,8 @@ At the first `prefix` and last `suffix` tokens of the prompt, with h the residua
 
 R is kept orthonormal by learning any matrix U and taking R from its QR decomposition. The same R, W and b serve all edited
 positions of a layer (as in the published code with `--share_weights`; without, prefix and suffix have their own). As there, W
-starts as a linear layer does, and the edit is not zero at the start. Rank 8 at
-every layer makes 2.1 million numbers on Llama-2-7B, as in the LoFiT paper's Table 3.
+starts as a linear layer does, and the edit is not zero at the start. Rank 8 at every layer makes 2.1 million numbers on
+Llama-2-7B, as in the LoFiT paper's Table 3.
 """
 
 import torch

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from lofit_lens.checkpoints import short_sha256
 from lofit_lens.methods import ITI, LoFiT
@@ -13,11 +13,7 @@ from lofit_lens.study.grid import HEAD_SOURCES, Cell, Study
 from lofit_lens.tasks import Task
 
 #: Sources that score heads by their gradients, and how.
-GRADIENT_MEASURES: dict[str, Measure] = {
-    "gradient-norm": "norm",
-    "gradient-signed": "signed",
-    "gradient-fisher": "fisher",
-}
+GRADIENT_MEASURES: dict[str, Measure] = {f"gradient-{measure}": measure for measure in get_args(Measure)}
 #: Sources that draw, whatever a task is trained on; that ask nothing of a seed; that want to know how many heads will be taken.
 BLIND = ("random", "random-per-layer")
 SEEDLESS = (*GRADIENT_MEASURES, "greedy-gradient")
