@@ -9,8 +9,8 @@ nothing to choose. TruthfulQA is always asked behind the published instruction a
 and few-shot examples stand in front of.
 
 What an edit costs elsewhere is measured on 50 ARC-Challenge test questions with their right answers, text that no task here
-has; LoReFT, which edits prompts only, is left out of that. Tests pair the same test examples under a method and under LoFiT,
-given the two fits of each; q is p after Benjamini and Hochberg over the whole table.
+has. LoReFT edits prompts only, and to it a text's first token is the prompt. Tests pair the same test examples under a method
+and under LoFiT, given the two fits of each; q is p after Benjamini and Hochberg over the whole table.
 
     python -m figures.methods.study                     # run what is missing
     python -m figures.methods.study kinship mquake      # only these tasks; several can run side by side
@@ -93,7 +93,7 @@ def judged(model: LensModel, task_name: str, methods: tuple[Method, ...], seed: 
     adapter, found = best_of(model, TASKS[task_name], methods, seed)
     if isinstance(adapter, ll.HeadIntervention) and isinstance(methods[0], LoFiT | ITI):
         adapter.save(adapter_path(task_name, type(methods[0]).__name__, seed), model, overwrite=True)
-    cost = ll.side_effects(model, adapter, texts).summary()["mean"].to_dict() if adapter.position_free else None
+    cost = ll.side_effects(model, adapter, texts).summary()["mean"].to_dict()
     return found | {"n_parameters": adapter.n_parameters, "selection_seconds": selection_seconds, "cost": cost}
 
 
@@ -119,7 +119,7 @@ def cells(task_name: str, method_name: str) -> list[dict[str, Any]]:
 
 def _row(found: list[dict[str, Any]], lofit: list[dict[str, Any]], *, is_lofit: bool) -> dict[str, Any]:
     tests = [ll.Evaluation.from_json(cell["test"]) for cell in found]
-    picked, costs = _chosen(found[0]), [cell["cost"] for cell in found if cell["cost"] is not None]
+    picked = _chosen(found[0])
     row = {
         "metric": tests[0].metric,
         "n": tests[0].n,
@@ -131,8 +131,8 @@ def _row(found: list[dict[str, Any]], lofit: list[dict[str, Any]], *, is_lofit: 
         "q": "",
         "numbers in the edit": found[0]["n_parameters"],
         "processor seconds of a fit": round(fmean(cell["selection_seconds"] + _chosen(cell)["seconds"] for cell in found)),
-        "rise in cross-entropy": round(fmean(cost["rise_in_cross_entropy"] for cost in costs), 3) if costs else "",
-        "KL": round(fmean(cost["kl"] for cost in costs), 3) if costs else "",
+        "rise in cross-entropy": round(fmean(cell["cost"]["rise_in_cross_entropy"] for cell in found), 3),
+        "KL": round(fmean(cell["cost"]["kl"] for cell in found), 3),
         "picked": ", ".join(f"{key} {picked['settings'][key]:g}" for key in VARIED if _is_varied(found[0], key)),
     }
     if lofit and not is_lofit:
