@@ -10,7 +10,8 @@ and few-shot examples stand in front of.
 
 What an edit costs elsewhere is measured on 50 ARC-Challenge test questions with their right answers, text that no task here
 has. LoReFT edits prompts only, and to it a text's first token is the prompt. Tests pair the same test examples under a method
-and under LoFiT, given the two fits of each; q is p after Benjamini and Hochberg over the whole table.
+and under LoFiT, given the two fits of each; q is p after Benjamini and Hochberg over the whole table. How many numbers an edit
+has is the mean of its fits: JoLA's gates decide it anew in each.
 
     python -m figures.methods.study                     # run what is missing
     python -m figures.methods.study kinship mquake      # only these tasks; several can run side by side
@@ -129,7 +130,7 @@ def _row(found: list[dict[str, Any]], lofit: list[dict[str, Any]], *, is_lofit: 
         "less than LoFiT by": "",
         "p": "",
         "q": "",
-        "numbers in the edit": found[0]["n_parameters"],
+        "numbers in the edit": round(fmean(cell["n_parameters"] for cell in found)),
         "processor seconds of a fit": round(fmean(cell["selection_seconds"] + _chosen(cell)["seconds"] for cell in found)),
         "rise in cross-entropy": round(fmean(cell["cost"]["rise_in_cross_entropy"] for cell in found), 3),
         "KL": round(fmean(cell["cost"]["kl"] for cell in found), 3),
