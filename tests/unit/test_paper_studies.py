@@ -31,17 +31,18 @@ FIGURES = Path(__file__).parents[2] / "figures"
 FILES = {str(path.relative_to(FIGURES)): path for path in FIGURES.rglob("*.toml")}
 PAPER = {path.stem: path for name, path in FILES.items() if name.startswith("paper/")}
 
-#: Cells, and head scores that they start from, of the small studies with three seeds.
+#: Cells, and head scores that they start from, of the small studies; fits have three seeds.
 SMALL = {
     # At 3 % six tasks on own heads, five others', ITI's, and random ones of two kinds; at 10 % four on own and random ones.
     "transfer/study.toml": (6 + (6 * 9 + 4 * 2) * 3, 6 * 4 * 3),
     # Three tasks on own heads, two others', ITI's, random ones of three kinds, and of four gradients, which know no seed.
     "transfer-gemma/study.toml": (3 + 3 * 11 * 3, 3 * 5 * 3 + 3 * 4),
-    # Kinship by five methods. Counterfactual by five, with LoFiT at five shares of heads, and by three at two other sizes.
-    # Scores: LoFiT's at every size, ITI's at one.
+    # Two seeds. Kinship by five methods; Counterfactual by five, with LoFiT at five shares of heads, and by three at two other
+    # sizes. Scores: LoFiT's at every size, ITI's at one.
     "methods-gemma/study.toml": (2 + (5 + 9 + 2 * 3) * 2, (2 + 4) * 2),
-    # Six tasks on own heads, five others', ITI's, random ones of three kinds, and greedy ones; three of them on seven more.
-    "choosers/study.toml": (6 + (6 * 11 + 3 * 7) * 3, 6 * 5 * 3 + 6 + 3 * 4 * 3 + 3 * 3),
+    # Six tasks on own heads, five others', ITI's, random ones of three kinds, greedy ones, those of layers and of biases;
+    # three of them on five more.
+    "choosers/study.toml": (6 + (6 * 13 + 3 * 5) * 3, 6 * 7 * 3 + 6 + 3 * 2 * 3 + 3 * 3),
 }
 #: The same of the paper's. TruthfulQA's two folds, MQuAKE and CLUTRR are four tasks; fits have two seeds.
 PLANNED = {
