@@ -180,8 +180,10 @@ def _read_cached(model: LensModel, running: _Running) -> tuple[list[int], Prefix
     tokens, mask = padded(model, unread, side="left")
     mask = torch.cat([running.prefix.mask, mask], dim=-1)
     width = tokens.shape[1]
-    is_first = running.prefix.cache is None
-    layout = left_padded([len(ids) for ids in unread], width) if is_first else behind_prompts(len(unread), width)
+    if any(running.answers):
+        layout = behind_prompts(len(unread), width)
+    else:
+        layout = left_padded([len(ids) for ids in unread], width, n_read=running.prefix.lengths_read)
     with laid_out(layout), model.hooks(fwd_hooks=[lens.last_position_only(model)]):
         logits, cache = caches.forward_with_cache(model, tokens, mask, running.prefix.cache)
     chosen = _likeliest(logits[:, -1])

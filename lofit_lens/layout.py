@@ -1,9 +1,9 @@
 """Where the columns of a running pass stand in their texts, for edits that do not treat all positions alike.
 
 A hook sees `[batch, pos, ...]` and cannot tell a prompt from its answer, nor padding from either. So whoever runs prompts and
-answers says what the columns are (`laid_out`), as long as such an edit is at work (`positions_matter`); nothing is then read
-ahead or packed. In a pass that nobody has described (a model's own `generate`), several columns are taken for a prompt
-without padding, and a single one for a generated token, as a KV cache has it.
+answers says what the columns are (`laid_out`), as long as such an edit is at work (`positions_matter`); sequences then share no
+row, and prompts not their beginning. In a pass that nobody has described (a model's own `generate`), several columns are taken
+for a prompt without padding, and a single one for a generated token, as a KV cache has it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -81,24 +81,41 @@ def laid_out(layout: Layout) -> Iterator[None]:
 
 
 def right_padded(
-    prompt_lengths: Sequence[int], width: int, *, generates: bool = False, device: torch.device | None = None
+    prompt_lengths: Sequence[int],
+    width: int,
+    *,
+    n_read: Sequence[int] | None = None,
+    generates: bool = False,
 ) -> Layout:
-    """Prompts with what follows them, padded on the right."""
-    columns = torch.arange(width, device=device).expand(len(prompt_lengths), -1)
-    lengths = torch.tensor(prompt_lengths, device=device).unsqueeze(-1)
-    return Layout(columns, lengths - 1 - columns, generates)
+    """Prompts with what follows them, padded on the right; `n_read` tokens of each prompt have been read before."""
+    columns = torch.arange(width).expand(len(prompt_lengths), -1)
+    lengths = torch.tensor(prompt_lengths).unsqueeze(-1)
+    return Layout(columns + _column(n_read, lengths), lengths - 1 - columns, generates)
 
 
-def left_padded(prompt_lengths: Sequence[int], width: int, *, device: torch.device | None = None) -> Layout:
-    """Prompts alone, padded on the left, to generate behind."""
-    columns = torch.arange(width, device=device).expand(len(prompt_lengths), -1)
-    lengths = torch.tensor(prompt_lengths, device=device).unsqueeze(-1)
-    return Layout(columns - (width - lengths), width - 1 - columns)
+def left_padded(
+    prompt_lengths: Sequence[int],
+    width: int,
+    *,
+    n_read: Sequence[int] | None = None,
+    n_to_come: int = 0,
+) -> Layout:
+    """Prompts alone, padded on the left, to generate behind.
+
+    `n_read` tokens of each prompt have been read before, and `n_to_come` are read later.
+    """
+    columns = torch.arange(width).expand(len(prompt_lengths), -1)
+    lengths = torch.tensor(prompt_lengths).unsqueeze(-1)
+    return Layout(columns - (width - lengths) + _column(n_read, lengths), width - 1 - columns + n_to_come)
 
 
-def behind_prompts(n_rows: int, width: int, *, device: torch.device | None = None) -> Layout:
+def _column(n_read: Sequence[int] | None, lengths: Int[Tensor, "batch 1"]) -> Int[Tensor, "batch 1"]:
+    return torch.zeros_like(lengths) if n_read is None else lengths.new_tensor(n_read).unsqueeze(-1)
+
+
+def behind_prompts(n_rows: int, width: int) -> Layout:
     """Tokens that have been generated, without their prompts."""
-    columns = torch.arange(width, device=device).expand(n_rows, -1)
+    columns = torch.arange(width).expand(n_rows, -1)
     return Layout(columns + _NO_PROMPT, -1 - columns)
 
 

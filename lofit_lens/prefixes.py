@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lofit_lens import caches, lens
 from lofit_lens.batches import by_length, padded
-from lofit_lens.layout import positions_matter
+from lofit_lens.layout import laid_out, left_padded, positions_matter
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model
 from lofit_lens.packing import Pack, packs, shared_length, widest_row
@@ -57,6 +57,11 @@ class Prefix:
         """Tokens that have been read of each prompt, padding included."""
         return self.mask.shape[1]
 
+    @property
+    def lengths_read(self) -> list[int]:
+        """Tokens that have been read of each prompt, without padding."""
+        return self.mask.sum(-1).tolist()
+
     def joined(self, other: "Prefix") -> "Prefix":
         """The prompts of both, padded on the left to one length."""
         width = max(self.n_read, other.n_read)
@@ -72,17 +77,15 @@ class Prefix:
     @torch.no_grad()
     def read_on(self, model: LensModel) -> "Prefix":
         """Read all but the last token of each prompt, under whatever is attached; uses this prefix up."""
-        if not _reads_ahead(model) or min(map(len, self.unread)) == 1:
+        if not check_model(model).can_share_prefix or min(map(len, self.unread)) == 1:
             return self
         tokens, new_mask = padded(model, [ids[:-1] for ids in self.unread], side="left")
         mask = torch.cat([self.mask, new_mask], dim=-1)
-        with model.hooks(fwd_hooks=[lens.no_logits(model)]):
+        lengths = [len(ids) - 1 for ids in self.unread]
+        layout = left_padded(lengths, tokens.shape[1], n_read=self.lengths_read, n_to_come=1)
+        with laid_out(layout), model.hooks(fwd_hooks=[lens.no_logits(model)]):
             _, cache = caches.forward_with_cache(model, tokens, mask, self.cache)
         return Prefix(tuple(ids[-1:] for ids in self.unread), mask, cache)
-
-
-def _reads_ahead(model: LensModel) -> bool:
-    return check_model(model).can_share_prefix and not positions_matter()
 
 
 def unread_prefix(model: LensModel, prompts: Sequence[tuple[int, ...]]) -> Prefix:
@@ -93,8 +96,9 @@ def unread_prefix(model: LensModel, prompts: Sequence[tuple[int, ...]]) -> Prefi
 def shared_root(model: LensModel, prompts: Sequence[tuple[int, ...]]) -> Prefix:
     """One row in which all has been read that the prompts begin with, if that is worth a pass; nothing of it is unread."""
     if positions_matter():
-        logger.info("this edit depends on positions, so nothing is read ahead or packed: equal results, more time")
-    shared = _shared_beginning(prompts) if _reads_ahead(model) else ()
+        logger.info("this edit depends on positions, so every prompt is read by itself: equal results, more time")
+        return unread_prefix(model, [()])
+    shared = _shared_beginning(prompts) if check_model(model).can_share_prefix else ()
     if not shared:
         return unread_prefix(model, [()])
     # `read_on` leaves one token unread; here it is one that nobody asked for.

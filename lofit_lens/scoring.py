@@ -64,7 +64,9 @@ def answer_logits(
     """
     with ExitStack() as stack:
         if positions_matter():
-            stack.enter_context(laid_out(right_padded(batch.prompt_lengths, batch.tokens.shape[1], generates=generates)))
+            n_read = None if prefix is None else prefix.lengths_read
+            layout = right_padded(batch.prompt_lengths, batch.tokens.shape[1], n_read=n_read, generates=generates)
+            stack.enter_context(laid_out(layout))
         if resumption is not None:
             stack.enter_context(resumption.applied(model))
         stack.enter_context(_answers_only(model, batch))

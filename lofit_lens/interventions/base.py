@@ -24,8 +24,8 @@ class Intervention(Protocol):
     def position_free(self) -> bool:
         """Whether it treats all positions alike.
 
-        If so, what prompts share is read ahead of the rest, and several sequences share a row; if not, every prompt goes
-        through the model with its answer, and hooks ask `layout.layout_of` which position is which.
+        If so, what prompts share is read ahead of the rest, and several sequences share a row; if not, every prompt is read
+        by itself, once for all its answers, and hooks ask `layout.layout_of` which position is which.
         """
         ...
 

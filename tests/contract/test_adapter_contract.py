@@ -104,6 +104,21 @@ def test_scores_and_generation_equal_the_plain_pass(model, adapter):
         assert texts[i] == model.tokenizer.decode(new, skip_special_tokens=True)
 
 
+def test_a_prompt_is_read_once_for_all_its_answers(model, adapter):
+    prompts, answers = [prompt for prompt in PROMPTS[::2] for _ in ANSWERS], ANSWERS * 2
+    read = []
+    with model.hooks(fwd_hooks=[(lens.z_hook(2), lambda z, hook: read.append(z.shape[0] * z.shape[1]))]):
+        scores = ll.answer_logprobs(model, prompts, answers, adapter)
+    sequences = encode(model, prompted(adapter, prompts), answers, eos=False)
+    for sequence, score in zip(sequences, scores.tolist(), strict=True):
+        prompt, answer = sequence.prompt, sequence.answer
+        logprobs = plain_logits(model, adapter, prompt, answer).log_softmax(-1)
+        total = sum(logprobs[len(prompt) - 1 + place, token].item() for place, token in enumerate(answer))
+        assert score == pytest.approx(total, abs=ROUNDING)
+    longest_prompt, longest_answer = (max(len(getattr(s, side)) for s in sequences) for side in ("prompt", "answer"))
+    assert sum(read) <= 2 * (longest_prompt - 1) + len(sequences) * longest_answer
+
+
 def test_biases_that_would_land_behind_a_norm_are_refused(new_hooked_transformer):
     model = new_hooked_transformer()
     made = attention_biases(model)

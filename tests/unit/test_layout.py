@@ -8,6 +8,7 @@ from lofit_lens import lens
 from lofit_lens.batches import encode_answer, encode_prompt
 from lofit_lens.interventions import LowRankIntervention
 from lofit_lens.layout import behind_prompts, layout_of, left_padded, positions_matter, right_padded
+from lofit_lens.tasks import Example
 
 PROMPTS = ["Q: 1+1 A:", "Q: 1+1 A:", "Q: what is this, then? A:", "x"]
 ANSWERS = [" 2", " three", " that", " y and z"]
@@ -34,6 +35,15 @@ def test_prompts_padded_on_the_left_and_tokens_behind_them():
     assert rows(left_padded([2, 4], 4).edited("published")) == ["...x", "...x"]
     assert rows(behind_prompts(1, 2).edited("generated")) == ["xx"]
     assert rows(behind_prompts(1, 2).edges(5, 5)) == [".."]
+
+
+def test_prompts_of_which_something_was_read_before_or_is_read_later():
+    assert rows(right_padded([1, 2], 3, n_read=[3, 0]).edges(1, 1)) == ["x..", "xx."]
+    assert rows(right_padded([1, 2], 3, n_read=[1, 0]).edges(2, 0)) == ["x..", "xx."]
+    assert rows(left_padded([1, 1], 1, n_read=[1, 4]).edges(3, 0)) == ["x", "."]
+    to_come = left_padded([3, 4], 4, n_to_come=1)
+    assert rows(to_come.edges(1, 2)) == [".x.x", "x..x"]
+    assert rows(to_come.edited("generated")) == ["....", "...."]
 
 
 def test_a_pass_that_nobody_has_described():
@@ -95,6 +105,15 @@ def test_generation_is_the_models_own_under_that_edit(llama, offset, positions):
             if written[-1] == llama.tokenizer.eos_token_id:
                 break
         assert llama.tokenizer.decode(written, skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize("positions", ["generated", "published"])
+def test_guesses_of_answers_do_not_change_what_is_generated(llama, toy_task, offset, positions):
+    edit = 8 * ll.HeadIntervention(offset.heads, offset=offset.offset, positions=positions)
+    written = ll.generate(llama, PROMPTS, edit, max_new_tokens=6)
+    examples = tuple(Example(prompt, answer) for prompt, answer in zip(PROMPTS, [*written[:2], " no", " n"], strict=True))
+    task = toy_task({"test": examples}, stop=(), max_new_tokens=6)
+    assert list(ll.evaluate(llama, task, edit).texts) == written
 
 
 def test_a_low_rank_edit_is_its_formula_at_the_edges_of_each_prompt(llama):

@@ -71,7 +71,7 @@ def test_logits_do_not_outlive_their_pass(llama, monkeypatch, short_cuts):
 
 
 @pytest.mark.parametrize("positions", ["all", "generated", "published"])
-def test_it_is_said_once_a_call_that_nothing_is_shared_under_an_edit_of_some_positions(llama, caplog, positions):
+def test_it_is_said_once_a_call_that_prompts_share_nothing_under_an_edit_of_some_positions(llama, caplog, positions):
     caplog.set_level(logging.INFO, "lofit_lens")
     edit = HeadIntervention((Head(0, 1),), offset=torch.ones(1, 16), positions=positions)
     for calls, call in enumerate(
@@ -79,7 +79,7 @@ def test_it_is_said_once_a_call_that_nothing_is_shared_under_an_edit_of_some_pos
     ):
         call()
         wanted = 0 if positions == "all" else calls
-        assert caplog.text.count("this edit depends on positions, so nothing is read ahead or packed") == wanted
+        assert caplog.text.count("this edit depends on positions, so every prompt is read by itself") == wanted
 
 
 def test_a_prompt_is_tokenised_once_for_all_its_answers(llama, monkeypatch):
