@@ -71,6 +71,7 @@ HeadSource = Literal[
     "greedy-gradient",
     "bias",
     "layer-probes",
+    "leave-one-out",
 ]
 HEAD_SOURCES: tuple[HeadSource, ...] = get_args(HeadSource)
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -120,7 +121,8 @@ class Study:
         heads: where methods that take heads get them: "own" (their own first step; "own-per-layer": layers take turns),
             "others" (each other task's own), "iti", "random" and its kinds, gradients, one head at a time ("gradient-norm",
             "-signed" and "-fisher") or as a set ("greedy-gradient"), "bias" (offsets at all heads, learned with the method's
-            own settings whatever `choose` tries), "layer-probes", or a task.
+            own settings whatever `choose` tries), "layer-probes", "leave-one-out" (of a fit at three times as many own heads,
+            those that the validation split misses most), or a task.
         k: heads to take, counts or shares; each is another column of cells.
         seeds: of the fits, and of what is random in the sources.
         n_train: training examples of every task, one value after the other; none is the tasks' own sizes.

@@ -17,11 +17,13 @@ GRADIENT_MEASURES: dict[str, Measure] = {f"gradient-{measure}": measure for meas
 #: Sources that draw, whatever a task is trained on; that ask nothing of a seed; that want to know how many heads will be taken.
 BLIND = ("random", "random-per-layer")
 SEEDLESS = (*GRADIENT_MEASURES, "greedy-gradient")
-FOR_K = ("random-like-own", "greedy-gradient")
+FOR_K = ("random-like-own", "greedy-gradient", "leave-one-out")
 #: Sources that are the method's own first step, on the task or on another.
-BY_METHOD = ("own", "own-per-layer", "bias", "random-like-own")
+BY_METHOD = ("own", "own-per-layer", "bias", "random-like-own", "leave-one-out")
 #: Sources that are made of the method's own scores.
 OF_OWN = ("own-per-layer", "random-like-own")
+#: Heads are left out of a fit at so many times those that will be taken.
+POOL = 3
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,18 @@ def own_of(selection: Selection) -> Selection:
     return Selection(**{**vars(selection), "source": "own"})
 
 
+def pool_size(k: int | float) -> int | float:
+    """How many heads, or which share of them, the fit has that heads are left out of."""
+    return POOL * k if isinstance(k, int) else min(1.0, round(POOL * k, 6))
+
+
+def pool_of(selection: Selection) -> Cell:
+    """The run whose heads are left out one at a time."""
+    assert selection.k is not None
+    place = (selection.model, selection.task, selection.method)
+    return Cell(*place, heads="own", k=pool_size(selection.k), n_train=selection.n_train, seed=selection.seed)
+
+
 class Catalogue:
     """What determines each item of a study, for the models whose fingerprints are known.
 
@@ -142,10 +156,12 @@ class Catalogue:
         """Of what is random in a source: each task has draws of its own, so that tasks are independent trials."""
         return int(short_sha256([selection.source, self._task(selection.task, None), selection.seed])[:8], 16)
 
-    def needs(self, item: Item) -> Selection | None:
+    def needs(self, item: Item) -> Item | None:
         """What has to be done first."""
         if isinstance(item, Cell):
             return selection_of(item)
+        if item.source == "leave-one-out":
+            return pool_of(item)
         return own_of(item) if item.source in OF_OWN else None
 
     def items(self, model: str) -> list[Item]:
@@ -164,13 +180,16 @@ class Catalogue:
 
     def _of_selection(self, selection: Selection) -> dict[str, Any]:
         by_method = selection.method is not None
-        return {
+        settings = {
             "source": selection.source,
             "task": self._task(selection.task, selection.n_train),
             "method": _method(self.selector(selection)) if by_method else None,
             "for_k": selection.k if selection.source in FOR_K else None,
             "seed": selection.seed,
         }
+        if selection.source == "leave-one-out":
+            settings["left_out_of"] = [_method(method) for method in self.methods(pool_of(selection))]
+        return settings
 
     def _task_settings(self, name: str, n_train: int | None) -> dict[str, Any]:
         task = self.study.task_at(name, n_train)

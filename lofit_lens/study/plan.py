@@ -36,6 +36,8 @@ TRAINING_PASSES = 2
 RUN_BYTES = 60_000
 #: What a source reads the training texts for, in passes; LoFiT's own first step is counted by its epochs.
 PASSES = {"iti": 1, "layer-probes": 1, **dict.fromkeys((*GRADIENT_MEASURES, "greedy-gradient"), TRAINING_PASSES)}
+#: Heads that are left out one at a time, as many as a share of a model's is not known to be before the model is.
+LEFT_OUT = 24
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,8 @@ class _Seconds:
         if isinstance(item, Selection):
             if item.source in (*BLIND, *OF_OWN):
                 return 0.0
+            if item.source == "leave-one-out":
+                return (1 + LEFT_OUT) * self._tokens(item.task, item.n_train, "val")
             train = self._tokens(item.task, item.n_train, "train")
             if item.method is None:
                 return train * PASSES[item.source]

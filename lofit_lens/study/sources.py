@@ -3,7 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
+from lofit_lens.causal import leave_one_out_scores
 from lofit_lens.heads import HeadScores
+from lofit_lens.interventions import HeadIntervention
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import ITI
 from lofit_lens.selection import (
@@ -14,7 +16,8 @@ from lofit_lens.selection import (
     spread_over_layers,
 )
 from lofit_lens.store import RunStore
-from lofit_lens.study.items import GRADIENT_MEASURES, Catalogue, Selection, own_of
+from lofit_lens.study.grid import Cell
+from lofit_lens.study.items import GRADIENT_MEASURES, Catalogue, Selection, own_of, pool_of
 
 
 def scores_for(model: LensModel, selection: Selection, catalogue: Catalogue, store: RunStore) -> HeadScores:
@@ -44,6 +47,8 @@ def scores_for(model: LensModel, selection: Selection, catalogue: Catalogue, sto
         return greedy_gradient_scores(model, task, k=selection.k or 1)
     if selection.source == "layer-probes":
         return layer_probe_scores(model, task, seed=seed, folder=store.activations_folder)
+    if selection.source == "leave-one-out":
+        return leave_one_out_scores(model, task, _fitted(pool_of(selection), catalogue, store))
     selector = with_shared_activations(catalogue.selector(selection), store)
     return _without_k(selector.select(model, task, seed=seed))
 
@@ -53,6 +58,15 @@ def stored_scores(selection: Selection, catalogue: Catalogue, store: RunStore) -
     scores = store.get_scores(catalogue.settings(selection))
     assert scores is not None, "an item is done after what it needs"
     return scores
+
+
+def _fitted(cell: Cell, catalogue: Catalogue, store: RunStore) -> HeadIntervention:
+    """The edit of a run that has been made before."""
+    run = store.get(catalogue.settings(cell))
+    assert run is not None, "an item is done after what it needs"
+    assert run.fit is not None
+    assert isinstance(run.fit.intervention, HeadIntervention)
+    return run.fit.intervention
 
 
 def with_shared_activations(method: Any, store: RunStore) -> Any:

@@ -26,7 +26,7 @@ from lofit_lens.models import check_model, exact_fingerprint, load_model
 from lofit_lens.runs import Run, environment_of
 from lofit_lens.store import RunStore
 from lofit_lens.study.grid import Cell, Study
-from lofit_lens.study.items import Catalogue, Item, Selection, selection_of
+from lofit_lens.study.items import Catalogue, Item, Selection, pool_size, selection_of
 from lofit_lens.study.sources import scores_for, stored_scores, with_shared_activations
 from lofit_lens.tracking import Service, send_run
 
@@ -84,10 +84,16 @@ class Worker:
                 except (OSError, RuntimeError, ImportError) as error:  # no licence, no connection, no room
                     raise ValueError(f"cannot load model {name!r}: {error}") from error
             self._refuse_another(name, exact_fingerprint(model))
-            for k in self.study.k:
-                head_count(k, len(check_model(model).all_heads))
+            self._refuse_more_heads_than(len(check_model(model).all_heads))
             self._loaded = name, model
         return self._loaded[1]
+
+    def _refuse_more_heads_than(self, n_heads: int) -> None:
+        for cell in self.study.cells():
+            if cell.k is not None:
+                head_count(cell.k, n_heads)
+                if cell.heads == "leave-one-out":
+                    head_count(pool_size(cell.k), n_heads)
 
     def _refuse_another(self, name: str, found: str) -> None:
         known = self.store.fingerprints(self.study.dtype).get(name, found)

@@ -15,11 +15,12 @@ import torch
 import lofit_lens as ll
 from lofit_lens import activations, files
 from lofit_lens import study as studies
+from lofit_lens.causal import leave_one_out_scores
 from lofit_lens.fitting import NonFiniteLossError
 from lofit_lens.methods import ITI, RED, LoFiT
 from lofit_lens.store import RunStore
 from lofit_lens.study import Catalogue, Cell, Study, Worker, plan, retry_study, run_study, study_status, study_table, time_table
-from lofit_lens.study.items import Selection
+from lofit_lens.study.items import Selection, pool_of, pool_size
 from lofit_lens.study.plan import _operations_per_second
 from lofit_lens.study.settings import Settings
 from lofit_lens.tasks import Counterfactual, Kinship, Truth
@@ -114,7 +115,7 @@ def test_a_file_and_python_make_the_same_study(tmp_path):
         ('heads = ["own", "others", "iti", "random"]', "heads = []", "methods.lofit makes no cell, as heads = .* with 2 task"),
         ("offset_lr = [3e-2, 1e-1]", "offset_lr = [3e-2, 3e-2]", "wanted one setting with the values to try, each once"),
         ('["tiny-llama"]', '"tiny-llama"', "models = 'tiny-llama': Input should be a list"),
-        ('"iti"', '"itti"', "heads has 'itti'; wanted some of own, .*, layer-probes, or a task of the study"),
+        ('"iti"', '"itti"', "heads has 'itti'; wanted some of own, .*, leave-one-out, or a task of the study"),
         ("seeds = [0, 1]", "seeds = []", r"seeds = \[\]: List should have at least 1 item"),
         ("seeds = [0, 1]", "seeds = [true]", "seeds.0 = True: Input should be a valid integer"),
         ("seeds = [0, 1]", 'seeds = ["1"]', "seeds.0 = '1': Input should be a valid integer"),
@@ -349,10 +350,33 @@ def test_every_source_gives_the_heads_that_its_function_gives(tmp_path, llama):
         "greedy-gradient": select.greedy_gradient_scores(llama, kinship, k=2),
         "bias": replace(QUICK, select_by="offset").select(llama, kinship, seed=3),
         "layer-probes": select.layer_probe_scores(llama, kinship, seed=3),
+        "leave-one-out": leave_one_out_scores(
+            llama, kinship, replace(QUICK, k=6, heads=own.top(6)).fit(llama, kinship, seed=3).intervention
+        ),
     }
     for source, scores in expected.items():
         run = store.get(catalogue.settings(Cell("tiny-llama", "kinship", "lofit", source, 2, seed=3)), llama)
         assert run.fit.intervention.heads == scores.top(2), source
+
+
+def test_heads_are_left_out_of_a_fit_at_three_times_as_many(tmp_path):
+    assert [pool_size(k) for k in (2, 0.03, 0.1, 0.5)] == [6, 0.09, 0.3, 1.0]
+    study, store = small(tasks={"kinship": Kinship(**SIZES)}, heads=["leave-one-out"]), RunStore(tmp_path)
+    _base, own, pool, scores, _cell = Catalogue(study, {"tiny-llama": "f"}).items("tiny-llama")
+    assert (own.source, pool.heads, pool.k, scores.source) == ("own", "own", 6, "leave-one-out")
+    assert pool == pool_of(scores)
+    run_study(study, store)
+    assert study_table(study, store)["heads"].dropna().tolist() == ["leave-one-out"], "the fit that was looked at is no cell"
+    other = small(tasks=study.tasks, heads=["leave-one-out"], methods={"lofit": replace(QUICK, offset_lr=3e-2)})
+    keys = [Catalogue(one, {"tiny-llama": "f"}).key(scores) for one in (study, other)]
+    assert keys[0] != keys[1]
+
+
+def test_more_heads_to_leave_out_than_there_are_is_refused_before_anything_is_run(tmp_path, as_users_run_it):
+    study = small(heads=["own", "leave-one-out"], k=[5])
+    with pytest.raises(ValueError, match="15"):
+        run_study(study, RunStore(tmp_path))
+    assert RunStore(tmp_path).folders() == []
 
 
 def test_the_table_has_the_studys_names(done):
