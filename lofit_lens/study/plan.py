@@ -36,7 +36,7 @@ TRAINING_PASSES = 2
 RUN_BYTES = 60_000
 #: What a source reads the training texts for, in passes; LoFiT's own first step is counted by its epochs.
 PASSES = {"iti": 1, "layer-probes": 1, **dict.fromkeys((*GRADIENT_MEASURES, "greedy-gradient"), TRAINING_PASSES)}
-#: Heads that are left out one at a time, as many as a share of a model's is not known to be before the model is.
+#: How many heads are left out one at a time, where a share is given of a model that has not been loaded.
 LEFT_OUT = 24
 
 
