@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 
-from lofit_lens import lens
+from lofit_lens import bfloat16, lens
 from lofit_lens.embedded import EMBEDDED, embedded_path
 from lofit_lens.examination import ModelInfo, examine
 from lofit_lens.lens import LensModel
@@ -75,18 +75,13 @@ def load_model(
     if name in EMBEDDED:
         # TransformerLens puts BOS in front of every model; SmolLM2 was trained without and is worse with it.
         model.cfg.default_prepend_bos = EMBEDDED[name].prepends_bos
-    if dtype == torch.bfloat16 and lens.model_device(model).type == "cpu" and not _multiplies_bfloat16():
-        # Measured: 8 times in the forward pass, 60 times where gradients are computed.
+    if bfloat16.is_slow(dtype, lens.model_device(model)):
         logger.warning(
-            "this processor cannot multiply bfloat16, which is many times slower on it than float32: load in float32"
+            "this processor cannot multiply bfloat16, which is many times slower on it than float32; studies compute their "
+            "products in float32, elsewhere load in float32, or see lofit_lens.bfloat16.products_in_float32"
         )
     check_model(model)
     return model
-
-
-def _multiplies_bfloat16() -> bool:
-    """Whether the processor has instructions for it; without, x86 processors of today are known by AVX2."""
-    return torch.backends.cpu.get_cpu_capability() != "AVX2"
 
 
 def tiny_model(

@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from lofit_lens.bfloat16 import products_in_float32
 from lofit_lens.embedded import EMBEDDED
 from lofit_lens.store import RunStore
 from lofit_lens.study.grid import Cell, Study
@@ -208,11 +209,13 @@ def _speed_of_products(dtype: str) -> float:
     """In products of large matrices; of a CPU by its own time, which others' work does not take from."""
     is_cpu = not torch.cuda.is_available()
     matrix = torch.ones(1024, 1024, dtype=getattr(torch, dtype), device="cpu" if is_cpu else "cuda")
+    in_float32 = products_in_float32(matrix.dtype, matrix.device)
     clock = time.process_time if is_cpu else time.perf_counter
     times = []
     for _ in range(5):
         start = clock()
-        (matrix @ matrix)[0, 0].item()  # waits for the device
+        with in_float32:
+            (matrix @ matrix)[0, 0].item()  # waits for the device
         times.append(clock() - start)
     return 2 * 1024**3 / min(times) * (torch.get_num_threads() if is_cpu else 1)
 

@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 import torch
 
+from lofit_lens.bfloat16 import products_in_float32
 from lofit_lens.checkpoints import resumable
 from lofit_lens.evaluation import check_evaluation, evaluate
 from lofit_lens.files import write_json_atomically
 from lofit_lens.frozen import residuals_shared
 from lofit_lens.heads import head_count
-from lofit_lens.lens import LensModel
+from lofit_lens.lens import LensModel, model_device
 from lofit_lens.methods import Fit
 from lofit_lens.models import check_model, exact_fingerprint, load_model
 from lofit_lens.runs import Run, environment_of
@@ -129,7 +130,8 @@ class Worker:
                     if spent_before:
                         self._seconds["scores" if isinstance(item, Selection) else "fit"] = spent_before
                         started -= spent_before
-                    found = self._do(model, item, catalogue, folder / "fit")
+                    with products_in_float32(model.cfg.dtype, model_device(model)):
+                        found = self._do(model, item, catalogue, folder / "fit")
             except Exception as error:
                 self.mark(item, catalogue, error)
             if found is None:

@@ -11,7 +11,6 @@ from lofit_lens import load_model
 from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention, attached, scores_from_norms
 from lofit_lens.models import check_model
-from lofit_lens.tiny import tiny_pair
 
 D_HEAD = 16
 TOKENS = torch.randint(3, 259, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -380,18 +379,6 @@ def test_devices_that_are_not_there_are_refused(monkeypatch, n_devices):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match=f"got n_devices {n_devices}; wanted 1, or as many of the 2 GPUs here"):
         load_model("tiny-llama", n_devices=n_devices)
-
-
-@pytest.mark.parametrize(
-    ("capability", "dtype", "is_slow"),
-    [("AVX2", torch.bfloat16, True), ("AVX2", torch.float32, False), ("AVX512", torch.bfloat16, False)],
-)
-def test_it_is_said_that_a_processor_cannot_multiply_bfloat16(tmp_path, monkeypatch, caplog, capability, dtype, is_slow):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    for part in tiny_pair("llama", seed=0, n_layers=1):
-        part.save_pretrained(tmp_path)
-    load_model(tmp_path, dtype=dtype, device="cpu")
-    assert ("cannot multiply bfloat16" in caplog.text) == is_slow
 
 
 def test_a_dtype_is_torchs():

@@ -12,7 +12,7 @@ ROOT = Path(lofit_lens.__file__).parent
 
 #: Every module, lowest level first. A module imports from lower levels only.
 LEVELS = (
-    {"files", "heads", "latex", "layout", "lens", "losses", "markdown", "plain", "plots.template", "progress"}
+    {"bfloat16", "files", "heads", "latex", "layout", "lens", "losses", "markdown", "plain", "plots.template", "progress"}
     | {"statistics", "tasks.base", "tiny", "vocabulary"},
     {"adapters", "batches", "caches", "checkpoints", "crossed", "embedded", "leases", "patching"}
     | {"tasks.sources", "tasks.world"},

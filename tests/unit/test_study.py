@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import lofit_lens as ll
-from lofit_lens import activations, files
+from lofit_lens import activations, bfloat16, files
 from lofit_lens import study as studies
 from lofit_lens.causal import leave_one_out_scores
 from lofit_lens.fitting import NonFiniteLossError
@@ -377,6 +377,19 @@ def test_more_heads_to_leave_out_than_there_are_is_refused_before_anything_is_ru
     with pytest.raises(ValueError, match="15"):
         run_study(study, RunStore(tmp_path))
     assert RunStore(tmp_path).folders() == []
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_study_in_bfloat16_multiplies_in_float32_where_the_processor_cannot(tmp_path, monkeypatch, dtype):
+    rounded = []
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(
+        bfloat16, "_is_short", lambda value: getattr(value, "dtype", None) == torch.bfloat16 and not rounded.append(1)
+    )
+    study = small(tasks={"kinship": Kinship(**SIZES)}, heads=["own"], dtype=dtype)
+    run_study(study, RunStore(tmp_path))
+    assert bool(rounded) == (dtype == "bfloat16")
+    assert set(study_status(study, RunStore(tmp_path))["state"]) == {"done"}
 
 
 def test_the_table_has_the_studys_names(done):
