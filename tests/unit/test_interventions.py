@@ -11,6 +11,7 @@ from lofit_lens import load_model
 from lofit_lens.heads import Head
 from lofit_lens.interventions import HeadIntervention, attached, scores_from_norms
 from lofit_lens.models import check_model
+from lofit_lens.tiny import tiny_pair
 
 D_HEAD = 16
 TOKENS = torch.randint(3, 259, (2, 9), generator=torch.Generator().manual_seed(0))
