@@ -16,7 +16,6 @@ from typing import Any
 import jinja2
 import plotly.graph_objects as go
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from lofit_lens import analysis, plots
 from lofit_lens.files import check_writable, write_text_atomically
@@ -28,6 +27,8 @@ from lofit_lens.report.transfers import transfers
 from lofit_lens.results import Result
 
 HERE = Path(__file__).parent
+#: plotly.js with bars, heat maps and lines only: a third of the whole, which a browser takes a second to get ready.
+PLOTLY = HERE / "plotly-cartesian.min.js"
 #: What ends a script, or a line of one, in JSON: each is an escape within a string.
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 #: A store of runs has no texts under an edit: those take a model, which a report does without.
@@ -133,7 +134,7 @@ def _libraries(panels: Sequence[Panel]) -> dict[str, Markup]:
     """The code that figures need, each once."""
     codes: dict[str, str] = {}
     if any(panel.element == "plot" for panel in panels):
-        codes["plotly"] = get_plotlyjs()
+        codes["plotly"] = PLOTLY.read_text(encoding="utf-8")
     if any(panel.element != "plot" for panel in panels):
         codes["circuitsvis"] = plots.circuitsvis_code()
     # The same to JavaScript; and line breaks as a browser reads them, for the hash.

@@ -8,11 +8,12 @@ import re
 import pandas as pd
 import pytest
 import torch
+from plotly.offline import get_plotlyjs_version
 from typer.testing import CliRunner
 
 import lofit_lens as ll
 from lofit_lens import cli, results
-from lofit_lens.report import figures, heads, tables
+from lofit_lens.report import figures, heads, page, tables
 from lofit_lens.report.sources import Findings, ShownRun, read_sources
 from lofit_lens.report.transfers import transfers
 
@@ -31,6 +32,10 @@ def ids_of(page):
 def test_every_kind_of_result_has_figures_and_tables():
     kinds = set(results.KINDS.values())
     assert set(figures.FIGURES) == set(tables.TABLES) == kinds
+
+
+def test_plotly_in_a_page_is_of_the_version_that_makes_its_figures():
+    assert f"plotly.js (cartesian - minified) v{get_plotlyjs_version()}" in page.PLOTLY.read_text(encoding="utf-8")[:200]
 
 
 def test_a_page_has_the_sections_that_there_is_something_for(study, tmp_path):
