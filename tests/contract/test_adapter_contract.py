@@ -107,6 +107,7 @@ def test_scores_and_generation_equal_the_plain_pass(model, adapter):
 def test_a_prompt_is_read_once_for_all_its_answers(model, adapter):
     prompts, answers = [prompt for prompt in PROMPTS[::2] for _ in ANSWERS], ANSWERS * 2
     read = []
+    ll.check_model(model)  # which reads too, the first time
     with model.hooks(fwd_hooks=[(lens.z_hook(2), lambda z, hook: read.append(z.shape[0] * z.shape[1]))]):
         scores = ll.answer_logprobs(model, prompts, answers, adapter)
     sequences = encode(model, prompted(adapter, prompts), answers, eos=False)
