@@ -27,7 +27,8 @@ from lofit_lens.report.transfers import transfers
 from lofit_lens.results import Result
 
 HERE = Path(__file__).parent
-#: plotly.js with bars, heat maps and lines only: a third of the whole, which a browser takes a second to get ready.
+#: plotly.js with bars, heat maps and lines only: a third of the whole, which a browser takes a second to get ready. As it is on
+#: npm (plotly.js-cartesian-dist-min), in the version that the Python package has.
 PLOTLY = HERE / "plotly-cartesian.min.js"
 #: What ends a script, or a line of one, in JSON: each is an escape within a string.
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
