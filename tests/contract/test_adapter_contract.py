@@ -5,7 +5,7 @@ import torch
 
 import lofit_lens as ll
 from lofit_lens import lens
-from lofit_lens.batches import encode, encode_prompt
+from lofit_lens.batches import TokenSequence, encode, encode_prompt
 from lofit_lens.interventions import (
     Adapter,
     LoRAIntervention,
@@ -79,6 +79,12 @@ def plain_logits(model, adapter: Adapter | None, prompt: tuple[int, ...], answer
         return model(tokens)[0]
 
 
+def plain_score(model, adapter: Adapter | None, sequence: TokenSequence) -> float:
+    prompt, answer = sequence.prompt, sequence.answer
+    logprobs = plain_logits(model, adapter, prompt, answer).log_softmax(-1)
+    return sum(logprobs[len(prompt) - 1 + place, token].item() for place, token in enumerate(answer))
+
+
 def test_at_work_it_has_an_effect_and_afterwards_nothing_is_left(model, adapter):
     # Short, so that the last token sees what is put in front of it on models that look back 8 tokens only.
     prompt, text = (encode_prompt(model, written) for written in ("A", *prompted(adapter, ["A"])))
@@ -94,10 +100,8 @@ def test_scores_and_generation_equal_the_plain_pass(model, adapter):
     scores = ll.answer_logprobs(model, PROMPTS, ANSWERS, adapter)
     texts = ll.generate(model, PROMPTS, adapter, max_new_tokens=NEW_TOKENS)
     for i, sequence in enumerate(encode(model, prompted(adapter, PROMPTS), ANSWERS, eos=False)):
-        prompt, answer = sequence.prompt, sequence.answer
-        logprobs = plain_logits(model, adapter, prompt, answer).log_softmax(-1)
-        total = sum(logprobs[len(prompt) - 1 + place, token].item() for place, token in enumerate(answer))
-        assert scores[i].item() == pytest.approx(total, abs=ROUNDING)
+        prompt = sequence.prompt
+        assert scores[i].item() == pytest.approx(plain_score(model, adapter, sequence), abs=ROUNDING)
         new: tuple[int, ...] = ()
         while len(new) < NEW_TOKENS and model.tokenizer.eos_token_id not in new:
             new += (int(plain_logits(model, adapter, prompt, new)[-1].argmax()),)
@@ -112,10 +116,7 @@ def test_a_prompt_is_read_once_for_all_its_answers(model, adapter):
         scores = ll.answer_logprobs(model, prompts, answers, adapter)
     sequences = encode(model, prompted(adapter, prompts), answers, eos=False)
     for sequence, score in zip(sequences, scores.tolist(), strict=True):
-        prompt, answer = sequence.prompt, sequence.answer
-        logprobs = plain_logits(model, adapter, prompt, answer).log_softmax(-1)
-        total = sum(logprobs[len(prompt) - 1 + place, token].item() for place, token in enumerate(answer))
-        assert score == pytest.approx(total, abs=ROUNDING)
+        assert score == pytest.approx(plain_score(model, adapter, sequence), abs=ROUNDING)
     longest_prompt, longest_answer = (max(len(getattr(s, side)) for s in sequences) for side in ("prompt", "answer"))
     assert sum(read) <= 2 * (longest_prompt - 1) + len(sequences) * longest_answer
 
