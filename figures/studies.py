@@ -91,24 +91,21 @@ def scores_of(cell: Mapping[str, Any], task: Task) -> ll.HeadScores:
     return ll.HeadScores(torch.tensor(cell["scores"]), "norm of the learned scaling", made_by)
 
 
-def tried(model: LensModel, task: Task, method: ll.methods.Method, seed: int) -> tuple[Adapter, dict[str, Any]]:
-    """A fit, its processor seconds, and how it does on the validation split."""
-    start = time.process_time()
-    adapter = method.fit(model, task, seed=seed).intervention
-    seconds = time.process_time() - start
-    validation = ll.evaluate(model, task, adapter, split="val")
-    return adapter, {"settings": method.settings(), "seconds": seconds, "val": validation.value}
-
-
 def best_of(model: LensModel, task: Task, methods: Sequence[ll.methods.Method], seed: int) -> tuple[Adapter, dict[str, Any]]:
-    """The fit that does best on the validation split (of equal ones, the first), and what a cell keeps of it: which one it
-    is, what all of them scored, and every outcome on the test split.
+    """The fit that does best on the validation split (of equal ones, the first; a lone one is not asked), and what a cell
+    keeps of it: which one it is, processor seconds of all, what they scored, and every outcome on the test split.
     """
-    trials = [tried(model, task, method, seed) for method in methods]
-    chosen = max(range(len(trials)), key=lambda i: (trials[i][1]["val"], -i))
-    adapter = trials[chosen][0]
-    found = {"chosen": chosen, "trials": [trial for _, trial in trials], "test": ll.evaluate(model, task, adapter).to_json()}
-    return adapter, found
+    adapters, trials = [], []
+    for method in methods:
+        start = time.process_time()
+        adapters.append(method.fit(model, task, seed=seed).intervention)
+        trials.append({"settings": method.settings(), "seconds": time.process_time() - start})
+    if len(methods) > 1:
+        for adapter, trial in zip(adapters, trials, strict=True):
+            trial["val"] = ll.evaluate(model, task, adapter, split="val").value
+    chosen = max(range(len(trials)), key=lambda i: (trials[i].get("val", 0.0), -i))
+    found = {"chosen": chosen, "trials": trials, "test": ll.evaluate(model, task, adapters[chosen]).to_json()}
+    return adapters[chosen], found
 
 
 def paired(cells: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> tuple[float, float, float, float]:

@@ -9,9 +9,10 @@ nothing to choose. TruthfulQA is always asked behind the published instruction a
 and few-shot examples stand in front of.
 
 What an edit costs elsewhere is measured on 50 ARC-Challenge test questions with their right answers, text that no task here
-has. LoReFT edits prompts only, and to it a text's first token is the prompt. Tests pair the same test examples under a method
-and under LoFiT, given the two fits of each; q is p after Benjamini and Hochberg over the whole table. How many numbers an edit
-has is the mean of its fits: JoLA's gates decide it anew in each.
+has, read once by the bare model and once under each edit of a task. LoReFT edits prompts only, and to it a text's first token
+is the prompt. Tests pair the same test examples under a method and under LoFiT, given the two fits of each; q is p after
+Benjamini and Hochberg over the whole table. How many numbers an edit has is the mean of its fits: JoLA's gates decide it anew
+in each.
 
     python -m figures.methods.study                     # run what is missing
     python -m figures.methods.study kinship mquake      # only these tasks; several can run side by side
@@ -33,12 +34,14 @@ import lofit_lens as ll
 from figures.studies import LOFIT, TASKS, best_of, interval_text, known, lofit_scores, made_of, paired, stored, write_table
 from lofit_lens.lens import LensModel
 from lofit_lens.methods import ITI, RED, BitFit, FewShot, JoLA, LoFiT, LoRA, LoReFT, Method, RepE
+from lofit_lens.side_effects import side_effects_of_each
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = "smollm2-135m-instruct"
 SEEDS = (0, 1)
 #: Nothing of a zero-shot prompt depends on the seed.
 SEEDS_OF = {"zero-shot": (0,)}
+TEXTS = ll.tasks.ARCChallenge(n_test=50)
 #: What the candidates of a method differ in.
 VARIED = ("n_examples", "offset_lr", "alpha", "learning_rate")
 #: Tasks whose right and wrong answers are what RepE's reading vector tells apart (as in the LoFiT paper).
@@ -68,9 +71,10 @@ def run(model: LensModel, task_name: str, texts: list[str]) -> None:
         for seed in SEEDS_OF.get(name, SEEDS):
             made = made_of(TASKS[task_name], chosen, seed)
             path = cell_path(task_name, name, seed)
-            cell = stored(path, made, lambda: judged(model, task_name, chosen, seed, texts))  # noqa: B023 - called at once
+            cell = stored(path, made, lambda: judged(model, task_name, name, chosen, seed))  # noqa: B023 - called at once
             if seed == 0:
                 chosen = (methods[cell["chosen"]],)
+    costs(model, task_name, texts)
 
 
 def cell_path(task_name: str, method_name: str, seed: int) -> Path:
@@ -85,17 +89,32 @@ def adapter_path(task_name: str, method_name: str, seed: int) -> Path:
     return RESULTS / "adapters" / f"{task_name}-{method_name}-seed{seed}"
 
 
-def judged(model: LensModel, task_name: str, methods: tuple[Method, ...], seed: int, texts: list[str]) -> dict[str, Any]:
-    """The best of these, and what it costs."""
+def costs(model: LensModel, task_name: str, texts: list[str]) -> dict[str, Any]:
+    """What each edit of a task changes elsewhere, all behind one reading of the texts by the bare model."""
+
+    def measure() -> dict[str, Any]:
+        fits = [(name, seed) for name in candidates(task_name) for seed in SEEDS_OF.get(name, SEEDS)]
+        edits = [ll.load_adapter(adapter_path(task_name, *fit), model) for fit in fits]
+        found = side_effects_of_each(model, edits, texts)
+        means = (of_edit.summary()["mean"].to_dict() for of_edit in found)
+        return {"costs": {cell_path(task_name, *fit).stem: mean for fit, mean in zip(fits, means, strict=True)}}
+
+    return stored(costs_path(task_name), {"texts": TEXTS.settings()}, measure)["costs"]
+
+
+def costs_path(task_name: str) -> Path:
+    return RESULTS / "costs" / f"{task_name}.json"
+
+
+def judged(model: LensModel, task_name: str, method_name: str, methods: tuple[Method, ...], seed: int) -> dict[str, Any]:
+    """The best of these, whose edit is kept."""
     selection_seconds = 0.0
     if isinstance(methods[0], LoFiT):
         scores, selection_seconds = lofit_scores(model, TASKS[task_name], seed, scores_path(task_name, seed))
         methods = tuple(replace(method, heads=scores.top(method.k)) for method in methods)
     adapter, found = best_of(model, TASKS[task_name], methods, seed)
-    if isinstance(adapter, ll.HeadIntervention) and isinstance(methods[0], LoFiT | ITI):
-        adapter.save(adapter_path(task_name, type(methods[0]).__name__, seed), model, overwrite=True)
-    cost = ll.side_effects(model, adapter, texts).summary()["mean"].to_dict()
-    return found | {"n_parameters": adapter.n_parameters, "selection_seconds": selection_seconds, "cost": cost}
+    adapter.save(adapter_path(task_name, method_name, seed), model, overwrite=True)
+    return found | {"n_parameters": adapter.n_parameters, "selection_seconds": selection_seconds}
 
 
 def table() -> pd.DataFrame:
@@ -105,7 +124,7 @@ def table() -> pd.DataFrame:
         lofit = cells(task_name, "LoFiT")
         for name in candidates(task_name):
             if found := cells(task_name, name):
-                rows.append({"task": task_name, "method": name, **_row(found, lofit, is_lofit=name == "LoFiT")})
+                rows.append({"task": task_name, "method": name, **_row(task_name, name, found, lofit)})
     tested = [row for row in rows if row["p"] != ""]
     for row, q in zip(tested, stats.false_discovery_control([row["p"] for row in tested]) if tested else (), strict=True):
         row |= {"p": f"{row['p']:.4f}", "q": f"{q:.4f}"}
@@ -118,7 +137,7 @@ def cells(task_name: str, method_name: str) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in paths] if all(path.exists() for path in paths) else []
 
 
-def _row(found: list[dict[str, Any]], lofit: list[dict[str, Any]], *, is_lofit: bool) -> dict[str, Any]:
+def _row(task_name: str, name: str, found: list[dict[str, Any]], lofit: list[dict[str, Any]]) -> dict[str, Any]:
     tests = [ll.Evaluation.from_json(cell["test"]) for cell in found]
     picked = _chosen(found[0])
     row = {
@@ -132,16 +151,26 @@ def _row(found: list[dict[str, Any]], lofit: list[dict[str, Any]], *, is_lofit: 
         "q": "",
         "numbers in the edit": round(fmean(cell["n_parameters"] for cell in found)),
         "processor seconds of a fit": round(fmean(cell["selection_seconds"] + _chosen(cell)["seconds"] for cell in found)),
-        "rise in cross-entropy": round(fmean(cell["cost"]["rise_in_cross_entropy"] for cell in found), 3),
-        "KL": round(fmean(cell["cost"]["kl"] for cell in found), 3),
+        **_costs_row(task_name, name),
         "picked": ", ".join(f"{key} {picked['settings'][key]:g}" for key in VARIED if _is_varied(found[0], key)),
     }
-    if lofit and not is_lofit:
+    if lofit and name != "LoFiT":
         # A method without seeds is compared with every seed of LoFiT.
         ours = found if len(found) == len(lofit) else found[:1] * len(lofit)
         mean, low, high, p = paired(lofit, ours)
         row |= {"less than LoFiT by": interval_text(mean, low, high), "p": p}
     return row
+
+
+def _costs_row(task_name: str, method_name: str) -> dict[str, Any]:
+    if not costs_path(task_name).exists():
+        return {"rise in cross-entropy": "", "KL": ""}
+    of_task = json.loads(costs_path(task_name).read_text())["costs"]
+    found = [of_task[cell_path(task_name, method_name, seed).stem] for seed in SEEDS_OF.get(method_name, SEEDS)]
+    return {
+        "rise in cross-entropy": round(fmean(costs["rise_in_cross_entropy"] for costs in found), 3),
+        "KL": round(fmean(costs["kl"] for costs in found), 3),
+    }
 
 
 def _is_varied(cell: dict[str, Any], key: str) -> bool:
@@ -159,7 +188,7 @@ def main() -> None:
         return
     parts = known(sys.argv[1:], TASKS) or TASKS
     model = ll.load_model(MODEL)
-    texts = [f"{one.prompt}{one.answer}" for one in ll.tasks.ARCChallenge(n_test=50).test]
+    texts = [f"{one.prompt}{one.answer}" for one in TEXTS.test]
     for task_name in parts:
         run(model, task_name, texts)
 
