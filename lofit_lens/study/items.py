@@ -3,25 +3,52 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from lofit_lens.checkpoints import short_sha256
 from lofit_lens.methods import ITI, LoFiT
 from lofit_lens.runs import key_of, name_of
 from lofit_lens.selection.gradient import Measure
-from lofit_lens.study.grid import HEAD_SOURCES, Cell, Study
+from lofit_lens.study.grid import Cell, Study
 from lofit_lens.tasks import Task
 
 #: Sources that score heads by their gradients, and how.
 GRADIENT_MEASURES: dict[str, Measure] = {f"gradient-{measure}": measure for measure in get_args(Measure)}
-#: Sources that draw, whatever a task is trained on; that ask nothing of a seed; that want to know how many heads will be taken.
-BLIND = ("random", "random-per-layer")
-SEEDLESS = (*GRADIENT_MEASURES, "greedy-gradient")
-FOR_K = ("random-like-own", "greedy-gradient", "leave-one-out")
-#: Sources that are the method's own first step, on the task or on another.
-BY_METHOD = ("own", "own-per-layer", "bias", "random-like-own", "leave-one-out")
-#: Sources that are made of the method's own scores.
-OF_OWN = ("own-per-layer", "random-like-own")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the head scores of a source come of, beside a model and a task.
+
+    Args:
+        by_method: the method's own first step.
+        for_k: how many heads will be taken.
+        of_examples: what the task is trained on.
+        seeded: a seed.
+        starts_from: what has to be there first, of the same method on the same task.
+    """
+
+    by_method: bool = False
+    for_k: bool = False
+    of_examples: bool = True
+    seeded: bool = True
+    starts_from: Literal["own scores", "own fit"] | None = None
+
+
+#: All but "others", which stands for "own" on other tasks.
+SOURCES: dict[str, Source] = {
+    "own": Source(by_method=True),
+    "own-per-layer": Source(by_method=True, starts_from="own scores"),
+    "iti": Source(),
+    "random": Source(of_examples=False),
+    "random-per-layer": Source(of_examples=False),
+    "random-like-own": Source(by_method=True, for_k=True, starts_from="own scores"),
+    **dict.fromkeys(GRADIENT_MEASURES, Source(seeded=False)),
+    "greedy-gradient": Source(for_k=True, seeded=False),
+    "bias": Source(by_method=True),
+    "layer-probes": Source(),
+    "leave-one-out": Source(by_method=True, for_k=True, starts_from="own fit"),
+}
 #: Heads are left out of a fit at so many times those that will be taken.
 POOL = 3
 
@@ -52,7 +79,7 @@ class Selection:
     def labels(self) -> dict[str, Any]:
         """What files call it by."""
         return {"model": self.model, "task": self.task, "method": self.method, "heads": self.source} | {
-            "k": self.k if self.source in FOR_K else None,
+            "k": self.k if SOURCES[self.source].for_k else None,
             "n_train": self.n_train,
             "seed": self.seed,
         }
@@ -69,17 +96,16 @@ def selection_of(cell: Cell) -> Selection | None:
     """The head scores that a cell takes its heads from, if it takes any."""
     if cell.heads is None:
         return None
-    lends_own = cell.heads not in HEAD_SOURCES
-    source = "own" if lends_own else cell.heads
-    by_method = source in BY_METHOD
+    name, task = (cell.heads, cell.task) if cell.heads in SOURCES else ("own", cell.heads)
+    source = SOURCES[name]
     return Selection(
         model=cell.model,
-        source=source,
-        task=cell.heads if lends_own else cell.task,
-        method=cell.method if by_method else None,
-        n_train=None if source in BLIND else cell.n_train,
-        k=cell.k if by_method or source in FOR_K else None,
-        seed=None if source in SEEDLESS else cell.seed,
+        source=name,
+        task=task,
+        method=cell.method if source.by_method else None,
+        n_train=cell.n_train if source.of_examples else None,
+        k=cell.k if source.by_method or source.for_k else None,
+        seed=cell.seed if source.seeded else None,
     )
 
 
@@ -160,9 +186,10 @@ class Catalogue:
         """What has to be done first."""
         if isinstance(item, Cell):
             return selection_of(item)
-        if item.source == "leave-one-out":
+        starts_from = SOURCES[item.source].starts_from
+        if starts_from == "own fit":
             return pool_of(item)
-        return own_of(item) if item.source in OF_OWN else None
+        return own_of(item) if starts_from == "own scores" else None
 
     def items(self, model: str) -> list[Item]:
         """All of a model's, each once and behind what it needs."""
@@ -179,15 +206,15 @@ class Catalogue:
         return list(found.values())
 
     def _of_selection(self, selection: Selection) -> dict[str, Any]:
-        by_method = selection.method is not None
+        source = SOURCES[selection.source]
         settings = {
             "source": selection.source,
             "task": self._task(selection.task, selection.n_train),
-            "method": _method(self.selector(selection)) if by_method else None,
-            "for_k": selection.k if selection.source in FOR_K else None,
+            "method": _method(self.selector(selection)) if source.by_method else None,
+            "for_k": selection.k if source.for_k else None,
             "seed": selection.seed,
         }
-        if selection.source == "leave-one-out":
+        if source.starts_from == "own fit":
             settings["left_out_of"] = [_method(method) for method in self.methods(pool_of(selection))]
         return settings
 

@@ -22,7 +22,7 @@ from lofit_lens.bfloat16 import products_in_float32
 from lofit_lens.embedded import EMBEDDED
 from lofit_lens.store import RunStore
 from lofit_lens.study.grid import Cell, Study
-from lofit_lens.study.items import BLIND, GRADIENT_MEASURES, OF_OWN, Catalogue, Item, Selection
+from lofit_lens.study.items import GRADIENT_MEASURES, SOURCES, Catalogue, Item, Selection
 from lofit_lens.study.work import state_of
 from lofit_lens.tasks import Task
 
@@ -153,7 +153,7 @@ class _Seconds:
     def _passes(self, item: Item) -> float:
         """Tokens that go through the model, as many times as they do."""
         if isinstance(item, Selection):
-            if item.source in (*BLIND, *OF_OWN):
+            if SOURCES[item.source].starts_from == "own scores" or not SOURCES[item.source].of_examples:
                 return 0.0
             if item.source == "leave-one-out":
                 return (1 + LEFT_OUT) * self._tokens(item.task, item.n_train, "val")
