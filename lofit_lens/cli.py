@@ -6,6 +6,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,6 @@ from lofit_lens.recipes import find_recipes
 from lofit_lens.rendering import IMAGE_FORMATS, checked_images
 from lofit_lens.tasks import TASKS, Task, open_web_text, sources, task_named, texts_of
 from lofit_lens.tasks.base import METRICS, SPLITS
-from lofit_lens.tasks.sources import SOURCES
 
 app = typer.Typer(help=ll.__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(cli_study.app, name="study")
@@ -45,10 +45,11 @@ def _task(name: str, data_dir: Path | None, n_train: int | None = None) -> Task:
 
 
 def _k(text: str) -> int | float:
-    try:
-        return int(text) if text.isdecimal() else float(text)
-    except ValueError as error:
-        raise ValueError(f"--k {text!r}; wanted a count of heads (27) or a fraction of them (0.1)") from error
+    with suppress(ValueError):
+        k = int(text) if text.isdecimal() else float(text)
+        if 0 < k <= (1 if isinstance(k, float) else sys.maxsize):
+            return k
+    raise ValueError(f"--k {text!r}; wanted a count of heads (27) or a fraction of them (0.1)")
 
 
 def _settings(words: list[str], method: type) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def _settings(words: list[str], method: type) -> dict[str, Any]:
         name = option.removeprefix("--").replace("-", "_")
         if not option.startswith("--") or name not in known or text is None:
             wanted = ", ".join(f"--{field.replace('_', '-')} VALUE" for field in known if field not in ("k", "heads"))
-            raise ValueError(f"got {option!r}; wanted one of {wanted}")
+            raise ValueError(f"got {option!r}{' without a value' if text is None else ''}; wanted one of {wanted}")
         try:
             settings[name] = json.loads(text)
         except json.JSONDecodeError:
@@ -211,7 +212,7 @@ def tasks() -> None:
         console.print(f"bad: {note}", markup=False, highlight=False, soft_wrap=True)
     console.print(
         "Sizes and chance are the published ones where files are not at hand (?: not known). "
-        f"lofit-lens download TASK fetches those of {', '.join(SOURCES)}."
+        f"lofit-lens download TASK fetches those of {', '.join(sources.SOURCES)}."
     )
 
 
@@ -236,10 +237,10 @@ def _found_or(known: float | None, find_out: Callable[[], float], notes: dict[st
 
 
 @app.command()
-def download(task: Annotated[str, typer.Argument(help=f"One of {', '.join(SOURCES)}.")]) -> None:
+def download(task: Annotated[str, typer.Argument(help=f"One of {', '.join(sources.SOURCES)}.")]) -> None:
     """Fetch the published files of a task, whose licences are theirs, into the cache."""
     folder = sources.download(task)
-    for file in SOURCES[task]:
+    for file in sources.SOURCES[task]:
         console.print(f"{folder / file.name}  ({file.licence})", highlight=False, soft_wrap=True)
 
 
@@ -247,9 +248,7 @@ def download(task: Annotated[str, typer.Argument(help=f"One of {', '.join(SOURCE
 def figures(
     names: Annotated[list[str] | None, typer.Argument(help="Folders of figures (default: all).")] = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Compute the numbers anew, which takes a model and minutes.")] = False,
-    folder: Annotated[Path, typer.Option(help="Where they are; their recipes are Python files, which are run.")] = Path(
-        "figures"
-    ),
+    folder: Annotated[Path, typer.Option(help="Where they are; their recipes, Python files, are run.")] = Path("figures"),
     images: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(IMAGE_FORMATS)} (default: png).")] = None,
     columns: Annotated[int, typer.Option(min=1, max=2, help="Of a paper, that images are as wide as.")] = 1,
 ) -> None:

@@ -3,7 +3,8 @@
     W  <-  W + (alpha / rank) * B A        A drawn as `peft` does, B = 0 at the start; dropout on what goes into A
 
 Rank 8, alpha 8 and dropout 0.1 are the paper's: 4,194,304 numbers on Llama-2-7B. The layers are `peft`'s (extra
-`lofit-lens[lora]`); they stand in the model while it is trained, and the model's own come back.
+`lofit-lens[lora]`); they stand in the Hugging Face model inside a TransformerBridge (a HookedTransformer has none) while it is
+trained, and its own come back.
 """
 
 from typing import Annotated

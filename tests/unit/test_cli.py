@@ -203,7 +203,9 @@ def test_a_bad_or_short_or_empty_file_does_not_hide_the_other_tasks(run, tmp_pat
     [
         (("fit", "kinshp", "--out", "x"), "kinship"),
         (("fit", "kinship", "--model", "tiny-llamma", "--out", "x"), "'llamma'"),
-        (("fit", "kinship", "--model", "tiny-llama", "--k", "0", "--out", "x"), "k"),
+        (("fit", "kinship", "--model", "tiny-llama", "--k", "0", "--out", "x"), "--k '0'; wanted a count"),
+        (("fit", "kinship", "--model", "tiny-llama", "--k", "1.5", "--out", "x"), "--k '1.5'; wanted a count"),
+        (("fit", "kinship", "--model", "tiny-llama", "--method", "iti", "--alpha"), "'--alpha' without a value; wanted"),
         (("fit", "kinship", "--model", "tiny-llama", "--k", "13", "--out", "x"), "12"),
         (("fit", "kinship", "--model", "tiny-llama", "--k", "many", "--out", "x"), "--k 'many'"),
         (("fit", "kinship", "--model", "tiny-llama", "--n-train", "0", "--out", "x"), "n_train"),

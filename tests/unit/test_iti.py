@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 import lofit_lens as ll
 from lofit_lens import lens
 from lofit_lens.batches import encode
 from lofit_lens.heads import Head
 from lofit_lens.methods import ITI, iti
-from lofit_lens.probes import held_out
+from lofit_lens.probes import held_out, labelled_answers
 from lofit_lens.tasks import Example
 
 EXAMPLES = [
@@ -134,8 +135,20 @@ def test_equals_a_loop_over_texts_and_heads(llama, task, direction):
         np.testing.assert_allclose(np.linalg.norm(offset), 2.0 * sigma, rtol=1e-4)
         assert fit.scores[head] == fit.intervention.head_scores[i]
     assert fit.intervention.heads == fit.scores.top(3)
-    assert fit.scores.values.min() >= 0
-    assert fit.scores.values.max() <= 1
+
+
+def test_scores_are_those_of_a_probe_at_every_head(llama, toy_task):
+    many = toy_task({"train": EXAMPLES * 3})
+    scores = ITI(k=3, val_share=0.4).select(llama, many, seed=2)
+    labelled = labelled_answers(many.train, seed=2)
+    z = np.array([z_of(llama, prompt, answer) for prompt, answer in zip(labelled.prompts, labelled.answers, strict=True)])
+    held, labels = held_out(labelled.questions, 0.4, seed=2), np.array(labelled.is_right)
+    for layer, head in np.ndindex(3, 4):
+        of_head = z[:, layer, head]
+        of_head = (of_head - of_head[~held].mean(0)) / of_head[~held].std(0)
+        probe = LogisticRegression(max_iter=1000, random_state=2).fit(of_head[~held], labels[~held])
+        assert scores.values[layer, head].item() == pytest.approx(probe.score(of_head[held], labels[held]))
+    assert len(scores.values.unique()) > 1, "heads differ, so that one taken for another shows"
 
 
 def test_directions_differ_and_seeds_decide_random_ones(llama, task):
