@@ -91,15 +91,27 @@ def adapter_path(task_name: str, method_name: str, seed: int) -> Path:
 
 def costs(model: LensModel, task_name: str, texts: list[str]) -> dict[str, Any]:
     """What each edit of a task changes elsewhere, all behind one reading of the texts by the bare model."""
+    paths = cell_paths(task_name)
 
     def measure() -> dict[str, Any]:
-        fits = [(name, seed) for name in candidates(task_name) for seed in SEEDS_OF.get(name, SEEDS)]
-        edits = [ll.load_adapter(adapter_path(task_name, *fit), model) for fit in fits]
-        found = side_effects_of_each(model, edits, texts)
-        means = (of_edit.summary()["mean"].to_dict() for of_edit in found)
-        return {"costs": {cell_path(task_name, *fit).stem: mean for fit, mean in zip(fits, means, strict=True)}}
+        edits = [ll.load_adapter(adapter_path(task_name, *fit), model) for fit in paths]
+        means = [of_edit.summary()["mean"].to_dict() for of_edit in side_effects_of_each(model, edits, texts)]
+        return {"costs": {path.stem: mean for path, mean in zip(paths.values(), means, strict=True)}}
 
-    return stored(costs_path(task_name), {"texts": TEXTS.settings()}, measure)["costs"]
+    return stored(costs_path(task_name), costs_made_of(task_name), measure)["costs"]
+
+
+def costs_made_of(task_name: str) -> dict[str, Any]:
+    """The texts, and the fits that there are, whose edits are measured."""
+    there = {path.stem: json.loads(path.read_text()) for path in cell_paths(task_name).values() if path.exists()}
+    fits = {name: {**cell["made_of"], "methods": [_chosen(cell)["settings"]]} for name, cell in there.items()}
+    return {"texts": TEXTS.settings(), "fits": fits}
+
+
+def cell_paths(task_name: str) -> dict[tuple[str, int], Path]:
+    """Where all cells of a task are, by method and seed."""
+    fits = [(name, seed) for name in candidates(task_name) for seed in SEEDS_OF.get(name, SEEDS)]
+    return {(name, seed): cell_path(task_name, name, seed) for name, seed in fits}
 
 
 def costs_path(task_name: str) -> Path:
@@ -163,10 +175,11 @@ def _row(task_name: str, name: str, found: list[dict[str, Any]], lofit: list[dic
 
 
 def _costs_row(task_name: str, method_name: str) -> dict[str, Any]:
-    if not costs_path(task_name).exists():
+    """Nothing where the edits that were measured are not those of today's cells."""
+    measured = json.loads(path.read_text()) if (path := costs_path(task_name)).exists() else None
+    if measured is None or measured["made_of"] != costs_made_of(task_name):
         return {"rise in cross-entropy": "", "KL": ""}
-    of_task = json.loads(costs_path(task_name).read_text())["costs"]
-    found = [of_task[cell_path(task_name, method_name, seed).stem] for seed in SEEDS_OF.get(method_name, SEEDS)]
+    found = [measured["costs"][cell_path(task_name, method_name, seed).stem] for seed in SEEDS_OF.get(method_name, SEEDS)]
     return {
         "rise in cross-entropy": round(fmean(costs["rise_in_cross_entropy"] for costs in found), 3),
         "KL": round(fmean(costs["kl"] for costs in found), 3),
