@@ -7,7 +7,8 @@ after the other: 8 times as slowly as float32 in a forward pass, 60 times where 
     product(a, b)  =  bfloat16(product(float32(a), float32(b)))
 
 which is what those instructions compute: they add up in float32, too. The order of summands is another, so that results differ
-as those of any two processors do.
+as those of any two processors do. Studies compute so; a run's environment says which instructions there were
+(`cpu_capability`).
 """
 
 from contextlib import AbstractContextManager, nullcontext

@@ -28,7 +28,7 @@ StoreOption = Annotated[Path | None, typer.Option(help="Folder for the runs (def
 EXECUTORS = ("local", "ray")
 TABLE_FORMATS = (".csv", ".parquet", ".md")
 #: What these options are where nobody has said them, and why they are refused.
-_ONLY_WITH_RAY = {"address": None, "gpus": 0, "memory_gb": None}, "for --executor ray; add that, or leave it out"
+_ONLY_WITH_RAY = {"address": None, "cpus": 1, "gpus": 0, "memory_gb": None}, "for --executor ray; add that, or leave it out"
 _ONLY_WITHOUT_RAY = {"device": None, "n_devices": 1}, "not for --executor ray, which has --gpus; leave it out"
 #: Kinds of work, as many are called.
 _KINDS = {"cell": "cells", "head scores": "head scores"}
@@ -48,7 +48,7 @@ def run(
     address: Annotated[
         str | None, typer.Option(help="Of a Ray cluster: auto on one of its nodes, or HOST:6379 (default: start one).")
     ] = None,
-    cpus: Annotated[int, typer.Option(help="Of a Ray worker, and its threads.")] = 1,
+    cpus: Annotated[int, typer.Option(min=1, help="Of a Ray worker, and its threads.")] = 1,
     gpus: Annotated[float, typer.Option(help="Of a Ray worker; a share below 1 lets several have one.")] = 0,
     memory_gb: Annotated[float | None, typer.Option(help="That Ray sets aside for a worker.")] = None,
     device: Annotated[str | None, typer.Option(help="Of the models, without Ray (default: a GPU when there is one).")] = None,
@@ -60,7 +60,8 @@ def run(
     study, runs = _study(file, store)
     if executor not in EXECUTORS:
         raise ValueError(f"--executor {executor!r}; wanted one of {', '.join(EXECUTORS)}")
-    _refuse_options_of_another(executor, address=address, gpus=gpus, memory_gb=memory_gb, device=device, n_devices=n_devices)
+    resources = {"cpus": cpus, "gpus": gpus, "memory_gb": memory_gb}
+    _refuse_options_of_another(executor, address=address, **resources, device=device, n_devices=n_devices)
     service = checked_service(track)
     if dry_run:
         _print_plan(study, runs)
@@ -75,7 +76,6 @@ def run(
             except ModuleNotFoundError as error:
                 raise ImportError(f"{error}; Ray comes with an extra: pip install 'lofit-lens[cluster]'") from error
 
-            resources = {"cpus": cpus, "gpus": gpus, "memory_gb": memory_gb}
             run_on_ray(study, runs, address=address, track=service, accept_license=licences, **resources)
         else:
             run_study(study, runs, device=device, n_devices=n_devices, track=service, accept_license=licences)

@@ -8,6 +8,7 @@ the driver.
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 import pandas as pd
 import ray
 import torch
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from lofit_lens.progress import progress
 from lofit_lens.store import RunStore
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: So often is a task run again whose process or node has died; `work.MAX_DEATHS` ends what kills every process before.
 RETRIES = 10
+#: That the head of a cluster has to take a connection.
+SECONDS_TO_ANSWER = 20
 
 
 def run_on_ray(
@@ -84,9 +87,11 @@ def run_on_ray(
             except RayError as error:
                 # What was raised there, or the death of too many processes.
                 refused[model] = str(getattr(error, "cause", error))
+            else:
+                if raised := _run_model(Catalogue(study, fingerprints), model, worker, store, options):
+                    refused[model] = raised
+            if model in refused:
                 logger.error("%s is left out: %s", model, refused[model])
-                continue
-            _run_model(Catalogue(study, fingerprints), model, worker, store, options)
     if refused:
         raise ValueError("; ".join(f"{model} was left out: {reason}" for model, reason in refused.items()))
     return study_table(study, store)
@@ -103,12 +108,27 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
         return
     if address is not None:
+        _check_answers(address)
         logger.info("connecting to Ray at %s", address)
-    ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=True)
+    # None would take a cluster that RAY_ADDRESS names, or that runs on this machine.
+    ray.init(address=address or "local", include_dashboard=False if address is None else None, log_to_driver=True)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Where nobody listens, Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():  # such as "auto", which Ray looks up on this machine
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"no Ray answers at {address} ({error}); wanted HOST:PORT that `ray start --head` says, or auto on one of its nodes"
+        ) from error
 
 
 def _shortage(cpus: int, gpus: float, memory_gb: float | None) -> str | None:
@@ -126,11 +146,18 @@ def _resources_text(resources: Mapping[str, float]) -> str:
     return f"{cpus:g} CPUs, {gpus:g} GPUs, {memory / 2**30:.1f} GB"
 
 
-def _run_model(catalogue: Catalogue, model: str, worker: Any, store: RunStore, options: dict[str, Any]) -> None:
+def _run_model(catalogue: Catalogue, model: str, worker: Any, store: RunStore, options: dict[str, Any]) -> str | None:
+    """Do what can be done.
+
+    Returns:
+        Why something could not be tried, such as a model that cannot be loaded any more; None if all was.
+    """
+    raised = None
     references: dict[str, Any] = {}
     items: dict[Any, Item] = {}
     for item in catalogue.items(model):
         if state_of(item, catalogue, store) == "done":
+            store.clear_up(catalogue.key(item))
             continue
         needed = catalogue.needs(item)
         behind = [] if needed is None else [references[key] for key in [catalogue.key(needed)] if key in references]
@@ -145,9 +172,13 @@ def _run_model(catalogue: Catalogue, model: str, worker: Any, store: RunStore, o
             bar.update()
             try:
                 ray.get(done)
+            except RayTaskError as error:
+                raised = raised or str(error.cause)  # of those that wait for it, the error is the same
             except RayError as error:
                 # Its process died once too often, or what it waited for did: the rest goes on.
-                Worker(catalogue.study, store).mark(items[done], catalogue, error)
+                if state_of(items[done], catalogue, store) in ("to do", "waiting"):
+                    Worker(catalogue.study, store).mark(first_to_do(items[done], catalogue, store), catalogue, error)
+    return raised
 
 
 #: The worker of this process, with the model that it has loaded, by the reference that it was sent under.

@@ -214,7 +214,7 @@ def read_losses(folder: Path) -> list[dict[str, Any]]:
 
 
 def environment_of(model: LensModel) -> dict[str, Any]:
-    """What a result may depend on beside its settings: versions, the machine, threads, device and dtype."""
+    """What a result may depend on beside its settings: versions, the machine and its instructions, threads, device, dtype."""
     weight = next(iter(lens.weights(model)))
     return {
         "python": platform.python_version(),
@@ -223,6 +223,7 @@ def environment_of(model: LensModel) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": str(weight.device),
         "dtype": str(weight.dtype).removeprefix("torch."),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "packages": {name: version(name) for name in ("lofit-lens", "transformer-lens", "transformers", "torch")},
     }
 

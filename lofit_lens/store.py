@@ -18,6 +18,7 @@ run they are of, so that they can be queried as one table, in DuckDB for instanc
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -46,6 +47,7 @@ class RunStore:
 
     Raises:
         ValueError: an address of something else than a folder.
+        NotADirectoryError: a file is there.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -54,6 +56,8 @@ class RunStore:
                 raise ValueError(f"got {str(root)!r}, wanted a folder: object stores rename nothing")
             root = f"/{str(root)[address.end() :]}"
         self.root = Path(root).absolute()  # whoever works at it may be somewhere else
+        if self.root.is_file():
+            raise NotADirectoryError(f"{self.root} is a file; wanted a folder for runs, there or yet to be made")
 
     def find(self, settings: Mapping[str, Any]) -> Path | None:
         """The folder of the finished run with these settings (plain JSON values), or None."""
@@ -141,6 +145,14 @@ class RunStore:
     def unfinished_folder(self, key: str) -> Path:
         """Where unfinished work keeps what it goes on from."""
         return self.root / "unfinished" / key
+
+    def clear_up(self, key: str) -> None:
+        """Remove what is left of work that is done by a process that was killed before it could."""
+        folder = self.unfinished_folder(key)
+        if folder.exists() or self._lease_path(key).exists():
+            with self.lease(key) as is_ours:
+                if is_ours:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def activations_folder(self) -> Path:

@@ -180,11 +180,15 @@ class Study:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is no TOML, or says something that cannot be: names the key, the value and the choices.
+            ValueError: it is no TOML, or no UTF-8, or says something that cannot be: names the key, the value and the choices.
         """
         path = Path(path)
         try:
-            return cls(**{"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))})
+            return cls(**{"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8-sig"))})
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{path} is not there; wanted a study, a TOML file") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8, as TOML has to be: {error}") from error
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"{path} is not TOML: {error}") from error
         except ValidationError as error:

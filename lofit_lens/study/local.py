@@ -51,6 +51,8 @@ def _passed_over(items: list[Item], worker: Worker, catalogue: Catalogue, advanc
         state = state_of(item, catalogue, worker.store)
         if state == "waiting":  # and behind what it waits for, which has been asked for again since, or is somebody else's
             worker.attempt(first_to_do(item, catalogue, worker.store), catalogue)
+        if state == "done":
+            worker.store.clear_up(catalogue.key(item))
         if state == "waiting" or (state == "to do" and not worker.attempt(item, catalogue)):
             left.append(item)
             continue

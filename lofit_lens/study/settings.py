@@ -87,7 +87,8 @@ class Settings:
         known = names_of_settings(type(self.method))
         for wanted in (self.choose, *(where.set for where in self.where)):
             _checked_settings(type(self.method).__name__, wanted, known)
-        if len(self.choose) > 1 or not all(len(set(values)) == len(values) > 0 for values in self.choose.values()):
+        each_once = [all(values.count(value) == 1 for value in values) and values for values in self.choose.values()]
+        if len(self.choose) > 1 or not all(each_once):
             raise ValueError(f"choose = {self.choose}; wanted one setting with the values to try, each once")
         tried: tuple[Any, ...] = self.tried(self.method)
         if self.takes_heads and len({method.selector() for method in tried}) > 1:

@@ -167,6 +167,7 @@ def test_a_scheduler_may_end_a_run_as_a_person_does(done, tmp_path, wish):
     [
         (["--executor", "slurm"], "--executor 'slurm'; wanted one of local, ray"),
         (["--address", "auto"], "--address auto is for --executor ray; add that, or leave it out"),
+        (["--cpus", "4"], "--cpus 4 is for --executor ray; add that"),
         (["--gpus", "1"], r"--gpus 1\.0 is for --executor ray; add that"),
         (["--executor", "ray", "--device", "cuda"], "--device cuda is not for --executor ray, which has --gpus; leave it out"),
         (["--track", "mlflow"], "got the tracking service 'mlflow', wanted one of wandb, trackio"),

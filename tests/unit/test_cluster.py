@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lofit_lens.methods import RED
 from lofit_lens.runs import read_run
 from lofit_lens.store import RunStore
 from lofit_lens.study import Study, run_study, study_status
@@ -35,18 +36,31 @@ STUDY = Study(
 )
 
 
+class Deadly(RED):
+    """A method at which every process dies."""
+
+    def fit(self, model, task, *, seed=0):
+        os._exit(1)
+
+
 @pytest.fixture
-def two_nodes(monkeypatch):
-    """Two nodes of one CPU each; the driver is connected."""
+def unconnected(monkeypatch):
+    """Two nodes of one CPU each."""
     # Workers import the package and these tests as this process does.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
     monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     both = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [both.add_node(num_cpus=1) for _ in range(2)]
-    ray.init(address=both.address, log_to_driver=False)
     yield both, nodes
-    ray.shutdown()
     both.shutdown()
+
+
+@pytest.fixture
+def two_nodes(unconnected):
+    """The same, and the driver is connected."""
+    ray.init(address=unconnected[0].address, log_to_driver=False)
+    yield unconnected
+    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +125,47 @@ def test_what_goes_wrong_on_a_worker_is_kept_and_said(two_nodes, tmp_path):
     nothing = Study(**{**vars(STUDY), "models": ["tiny-nothing"], "methods": {}})
     with pytest.raises(ValueError, match="tiny-nothing was left out: no tiny model of family"):
         run_on_ray(nothing, store)
+
+
+def test_a_model_that_cannot_be_loaded_any_more_is_no_failure_of_its_cells(two_nodes, tmp_path):
+    study, store = Study(**{**vars(STUDY), "models": ["tiny-nothing"]}), RunStore(tmp_path)
+    store.note_fingerprint("tiny-nothing", study.dtype, "0123456789abcdef")  # so that nobody loads it to tell what is done
+    with pytest.raises(ValueError, match=r"^tiny-nothing was left out: no tiny model of family"):
+        run_on_ray(study, store)
+    assert set(study_status(study, store)["state"]) == {"to do"}
+
+
+def test_a_cell_at_which_every_process_dies_fails_alone(two_nodes, tmp_path):
+    methods = {"deadly": Deadly(), "red": RED(epochs=1)}
+    study, store = Study("deadly", ["tiny-llama"], {"kinship": Kinship(**SIZES)}, methods=methods), RunStore(tmp_path)
+    run_on_ray(study, store)
+    states = study_status(study, store).set_index("item")
+    dead = "tiny-llama.kinship.deadly.seed0"
+    assert states["state"].to_dict() == {
+        "tiny-llama.kinship.base": "done",
+        dead: "failed",
+        "tiny-llama.kinship.red.seed0": "done",
+    }
+    assert "5 processes have died here without getting any further" in states.loc[dead, "error"]
+
+
+def test_a_cluster_is_found_at_its_address_and_its_workers_are_heard(unconnected, tmp_path, capfd):
+    both, _ = unconnected
+    study, store = Study("far away", ["tiny-llama"], STUDY.tasks), RunStore(tmp_path)
+    assert len(run_on_ray(study, store, address=both.address)) == 2
+    assert "tiny-llama.kinship.base: kinship exact_match" in capfd.readouterr().err
+    assert not ray.is_initialized()
+
+
+def test_where_no_cluster_is_that_is_said_at_once(tmp_path):
+    with pytest.raises(ConnectionError, match=r"no Ray answers at 127\.0\.0\.1:1 \(.*\); wanted HOST:PORT"):
+        run_on_ray(STUDY, RunStore(tmp_path), address="127.0.0.1:1")
+
+
+def test_without_an_address_no_cluster_is_taken_that_happens_to_be_there(unconnected, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", unconnected[0].address)
+    with pytest.raises(ValueError, match=r"a worker wants 1 CPUs, 8 GPUs, .* and no node has that: there are [^;]*$"):
+        run_on_ray(STUDY, RunStore(tmp_path), gpus=8)
 
 
 def test_a_model_at_which_every_process_dies_is_left_out_alone(two_nodes, tmp_path, monkeypatch):

@@ -128,6 +128,7 @@ def test_duckdb_reads_the_outcomes_of_all_runs_as_one_table(store, llama):
 def test_a_run_says_where_it_was_made_and_how_its_loss_fell(store, llama):
     folder = store.put(Run(SETTINGS, FIT, EVALUATION, environment=environment_of(llama)), llama)
     environment = json.loads((folder / ENVIRONMENT_FILE).read_text())
+    assert environment["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
     assert environment["packages"]["torch"] == importlib.metadata.version("torch")
     assert (environment["dtype"], environment["device"], environment["threads"]) == ("float32", "cpu", 1)
     assert stored_run(store, llama).environment == environment
@@ -301,5 +302,8 @@ def test_a_store_stays_where_it_was_when_somebody_goes_elsewhere(tmp_path, monke
 
 def test_a_store_is_a_folder(tmp_path):
     assert RunStore(f"file://{tmp_path}").root == RunStore(tmp_path).root == tmp_path
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file is a file; wanted a folder for runs"):
+        RunStore(tmp_path / "file")
     with pytest.raises(ValueError, match=r"got 's3://bucket/runs', wanted a folder"):
         RunStore("s3://bucket/runs")

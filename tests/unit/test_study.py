@@ -136,6 +136,11 @@ def test_a_file_and_python_make_the_same_study(tmp_path):
         ("scale_epochs = 1", "k = 3", "methods.lofit: lofit has no setting 'k'"),
         ("offset_lr = [3e-2, 1e-1]", "rate = [1]", "methods.lofit: LoFiT has no setting 'rate'"),
         ("offset_lr = [3e-2, 1e-1]", "offset_lr = []", "methods.lofit.*wanted one setting with the values to try"),
+        (
+            "offset_lr = [3e-2, 1e-1]",
+            "offset_lr = [[1, 2]]",
+            r"methods.lofit.offset_lr = \[1, 2\]: Input should be a valid number",
+        ),
         ("offset_lr = [3e-2, 1e-1]", "offset_lr = [-1.0]", "methods.lofit.offset_lr = -1.0: Input should be greater than 0"),
         ('task = "told"', 'tsk = "told"', "methods.lofit.where.0.tsk = 'told': unknown key; wanted some of model, task"),
         ('task = "told"', 'task = "truth"', "methods.lofit.where has task = 'truth'; wanted one of kinship, told"),
@@ -148,6 +153,16 @@ def test_what_cannot_be_is_refused_with_key_value_and_choices(tmp_path, old, new
     assert old in TEXT
     with pytest.raises(ValueError, match=message):
         study_of(TEXT.replace(old, new), tmp_path)
+
+
+def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none.toml is not there; wanted a study, a TOML file"):
+        Study.from_file(tmp_path / "none.toml")
+    (tmp_path / "latin.toml").write_bytes('name = "é"'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin.toml is not UTF-8, as TOML has to be"):
+        Study.from_file(tmp_path / "latin.toml")
+    (tmp_path / "marked.toml").write_text(TEXT, encoding="utf-8-sig")
+    assert Study.from_file(tmp_path / "marked.toml").models == ("tiny-llama",)
 
 
 def test_heads_are_the_studys_to_give():
@@ -413,6 +428,25 @@ def test_nothing_is_done_twice(done):
     before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*") if path.is_file()}
     run_study(study, store)
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*") if path.is_file()} == before
+
+
+def test_what_a_process_killed_after_its_last_result_has_left_is_cleared_up(done, tmp_path):
+    study, store = done
+    copy = RunStore(shutil.copytree(store.root, tmp_path / "copy"))
+    catalogue = Catalogue(study, store.fingerprints(study.dtype))
+    one, other, held = (catalogue.key(cell) for cell in list(study.cells())[:3])
+    (copy.unfinished_folder(one) / "fit").mkdir(parents=True)
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    for key in (one, other):
+        files.write_json_atomically(
+            copy.root / "leases" / f"{key}.json", {"token": "t", "host": files.this_host(), "pid": int(gone.stdout)}
+        )
+    copy.unfinished_folder(held).mkdir(parents=True)
+    with copy.lease(held) as is_ours:  # by somebody who has stored a result a moment ago
+        assert is_ours
+        run_study(study, copy)
+        assert [path.name for path in copy.root.glob("unfinished/*")] == [held]
+    assert not list(copy.root.glob("leases/*.json"))
 
 
 def test_only_what_is_missing_is_done(done, tmp_path):
