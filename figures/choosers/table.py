@@ -1,13 +1,14 @@
 """Which ways to choose heads are worth it: what has come out of `study.toml` here and of `figures/transfer-gemma/study.toml`.
 
-What a way is worth shows in its runs, all of which are judged by the same test examples. Each model and task is a stratum,
-with the way's runs (one for each seed; for other tasks' heads, for each of them too) and those of heads drawn blindly
-(uniformly, and as many per layer); the statistic is the mean over strata of the difference in means, and the test permutes
-runs within strata (20,000 draws, one-sided: better than blind). Over ways p goes through Benjamini and Hochberg. What such a
-test finds four times in five ("detectable") is a true difference of 1.64 + 0.84 standard errors, those of runs around the
-mean of their group. Random heads in the layers of a task's own are a way themselves: they know its layers, and not its heads.
-Strata are independent, as random heads are drawn anew for every task, but for "another task's": one set of heads is in all
-tasks but its own, so that p of that way is too small if a set is good or bad for all.
+What a way is worth shows in its runs, all of which are judged by the same test examples. Each model and task is a stratum, with
+the way's runs (one for each seed; for other tasks' heads, for each of them too) and those of heads drawn blindly (uniformly,
+and as many per layer); the statistic is the mean over strata of the difference in means, and the test permutes runs within
+strata (20,000 draws, one-sided: better than blind). Over ways p goes through Benjamini and Hochberg. Beside it is the same next
+to uniformly drawn heads alone, uncorrected, and both again for each model. What such a test finds four times in five
+("detectable") is a true difference of 1.64 + 0.84 standard errors, those of runs around the mean of their group. Random heads
+in the layers of a task's own are a way themselves: they know its layers, and not its heads. Strata are independent, as random
+heads are drawn anew for every task, but for "another task's": one set of heads is in all tasks but its own, so that p of that
+way is too small if a set is good or bad for all.
 
     python -m figures.choosers.table STORE      # written to table.* and summary.* beside this file
 """
@@ -83,21 +84,30 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row for each way: how much better than blind heads, over all models and tasks where both have come out."""
+    """A row for each way: how much better than blind heads, over all tasks where both have come out; of all models together,
+    then of each.
+    """
+    groups = {"all": runs, **dict(tuple(runs.groupby("model", sort=False)))} if runs["model"].nunique() > 1 else {"all": runs}
+    return pd.concat([_summary_of(models, group) for models, group in groups.items()], ignore_index=True).round(4)
+
+
+def _summary_of(models: str, runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for way in dict.fromkeys(runs["way"]):
-        if way not in BLIND and (strata := _strata(runs, way)):
-            rows.append({"heads chosen by": way, "strata": len(strata), **against_blind(strata)})
+        if way not in BLIND and (strata := _strata(runs, way, BLIND)):
+            uniform = against_blind(_strata(runs, way, ("random",)))
+            row = {"models": models, "heads chosen by": way, "strata": len(strata), **against_blind(strata), "q": 0.0}
+            rows.append({**row, "more than random by": uniform["more than blind by"], "p, random alone": uniform["p"]})
     for row, q in zip(rows, false_discovery_rates([row["p"] for row in rows]) if rows else (), strict=True):
         row["q"] = float(q)
-    return pd.DataFrame(rows).round(4)
+    return pd.DataFrame(rows)
 
 
-def _strata(runs: pd.DataFrame, way: str) -> list[tuple[list[float], list[float]]]:
+def _strata(runs: pd.DataFrame, way: str, blind_ways: tuple[str, ...]) -> list[tuple[list[float], list[float]]]:
     found = []
     for _, of_place in runs.groupby(["model", "task"], sort=False):
-        ours, blind = of_place[of_place["way"] == way], of_place[of_place["way"].isin(BLIND)]
-        if len(ours) and set(blind["way"]) == set(BLIND):
+        ours, blind = of_place[of_place["way"] == way], of_place[of_place["way"].isin(blind_ways)]
+        if len(ours) and set(blind["way"]) == set(blind_ways):
             found.append((ours["value"].tolist(), blind["value"].tolist()))
     return found
 

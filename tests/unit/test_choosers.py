@@ -1,6 +1,7 @@
 """The table of ways to choose heads, on a small study: what it counts, and that its test finds what is there only."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import lofit_lens as ll
@@ -41,6 +42,20 @@ def test_a_row_for_each_way_that_is_not_blind(runs):
     assert summary["strata"].tolist() == [2, 2]
     assert summary["p"].between(0, 1).all()
     assert (summary["q"] >= summary["p"]).all()
+
+
+def test_models_are_summed_up_together_and_each(runs):
+    both = pd.concat([runs, runs.assign(model="another", value=runs["value"] * 0 + (runs["way"] == "own"))])
+    summary = choosers.summary(both)
+    assert summary["models"].tolist() == ["all"] * 2 + ["tiny-llama"] * 2 + ["another"] * 2
+    assert summary["strata"].tolist() == [4, 4, 2, 2, 2, 2]
+    of_own = summary[summary["heads chosen by"] == "own"].set_index("models")
+    assert of_own.loc["another", ["more than blind by", "more than random by"]].tolist() == [1.0, 1.0]
+    for against in ("more than blind by", "more than random by"):
+        assert of_own.loc["all", against] == pytest.approx((of_own.loc["tiny-llama", against] + 1) / 2, abs=1e-4)  # rounded
+    # Own runs, two a task, are above two of random heads in two tasks; with those per layer, above four.
+    assert of_own.loc["another", "p, random alone"] == pytest.approx(1 / 36, abs=0.005)
+    assert of_own.loc["another", "p"] == pytest.approx(1 / 225, abs=0.002)
 
 
 def test_what_is_better_everywhere_is_found_and_what_is_not_is_not():
