@@ -4,9 +4,10 @@ A cell gives an outcome for every seed and every test example, and two cells sha
 
     D[s, e] = ours[s, e] - theirs[s, e],
 
-whose mean should hold for new examples and, where there are several seeds, for new seeds: `crossed` has the formulas. With one
-seed, or where new seeds are not asked for, examples are drawn, each with its outcomes under all seeds: this is the paired
-bootstrap of the LoFiT paper (arXiv 2406.01563). It is about these fits, and says nothing of what another seed would give.
+whose mean should hold for new examples and, where there are several seeds, for new seeds: `crossed` has the formulas, and how
+often its intervals cover the truth (two seeds: mostly too often, so that differences are missed). With one seed, or where new
+seeds are not asked for, examples are drawn, each with its outcomes under all seeds: this is the paired bootstrap of the LoFiT
+paper (arXiv 2406.01563). It is about these fits, and says nothing of what another seed would give.
 """
 
 from dataclasses import dataclass
