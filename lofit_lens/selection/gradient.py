@@ -6,10 +6,10 @@ One head at a time. At the unedited model, with L_i the training loss of example
                                                 signed:  - sum_d g_d                              what turning the head up gains
                                                 fisher:  sum_d g_d^2 / (mean of g_i,d^2 + eps)    the same, against its noise
 
-Each example counts alike, however long its answer; in training, each answer token does. One forward and backward pass over
-the data, against five epochs of LoFiT's first step. (Norm: the first-order importance of
-Michel et al. 2019, arXiv 1905.10650, of a vector in place of a gate; fisher: the gain of a natural-gradient step with the
-empirical Fisher's diagonal. eps is a thousandth of the mean of g_i,d^2 over all heads.)
+Each example counts alike, however long its answer; in training, each answer token does. One forward and backward pass over the
+data, against five epochs of LoFiT's first step. (Norm: the first-order importance of Michel et al. 2019, arXiv 1905.10650, of a
+vector in place of a gate; fisher: the gain of a natural-gradient step with the empirical Fisher's diagonal. eps is a thousandth
+of the mean of g_i,d^2 over all heads.)
 
 Greedy, as a set. Heads scored one at a time may all say the same. What a set S of heads gains together by a natural-gradient
 step, with F the empirical Fisher and g_i,S the gradients of its heads side by side, is
