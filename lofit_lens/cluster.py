@@ -82,16 +82,9 @@ def run_on_ray(
         # In a list, as Ray would copy what a bare reference refers to into every task.
         worker = [ray.put(Worker(study, store, tuple(accept_license), **_placement(gpus), track=track))]
         for model in study.models:
-            try:
-                fingerprints = ray.get(_look_at.options(**options).remote(worker, model, cpus))
-            except RayError as error:
-                # What was raised there, or the death of too many processes.
-                refused[model] = str(getattr(error, "cause", error))
-            else:
-                if raised := _run_model(Catalogue(study, fingerprints), model, worker, store, options):
-                    refused[model] = raised
-            if model in refused:
-                logger.error("%s is left out: %s", model, refused[model])
+            if reason := _run_model(study, model, worker, store, options):
+                refused[model] = reason
+                logger.error("%s is left out: %s", model, reason)
     if refused:
         raise ValueError("; ".join(f"{model} was left out: {reason}" for model, reason in refused.items()))
     return study_table(study, store)
@@ -146,12 +139,18 @@ def _resources_text(resources: Mapping[str, float]) -> str:
     return f"{cpus:g} CPUs, {gpus:g} GPUs, {memory / 2**30:.1f} GB"
 
 
-def _run_model(catalogue: Catalogue, model: str, worker: Any, store: RunStore, options: dict[str, Any]) -> str | None:
-    """Do what can be done.
+def _run_model(study: Study, model: str, worker: Any, store: RunStore, options: dict[str, Any]) -> str | None:
+    """Do what can be done of a model's items.
 
     Returns:
-        Why something could not be tried, such as a model that cannot be loaded any more; None if all was.
+        Why some could not be tried, such as that the model cannot be loaded; None if all were.
     """
+    try:
+        fingerprints = ray.get(_look_at.options(**options).remote(worker, model, options["num_cpus"]))
+    except RayError as error:
+        # What was raised there, or the death of too many processes.
+        return str(getattr(error, "cause", error))
+    catalogue = Catalogue(study, fingerprints)
     raised = None
     references: dict[str, Any] = {}
     items: dict[Any, Item] = {}
@@ -166,7 +165,7 @@ def _run_model(catalogue: Catalogue, model: str, worker: Any, store: RunStore, o
         references[catalogue.key(item)] = reference
         items[reference] = item
     waiting = list(items)
-    with progress(None, f"{catalogue.study.name}: {model}", total=len(waiting)) as bar:
+    with progress(None, f"{study.name}: {model}", total=len(waiting)) as bar:
         while waiting:
             (done,), waiting = ray.wait(waiting, num_returns=1)
             bar.update()
@@ -177,7 +176,7 @@ def _run_model(catalogue: Catalogue, model: str, worker: Any, store: RunStore, o
             except RayError as error:
                 # Its process died once too often, or what it waited for did: the rest goes on.
                 if state_of(items[done], catalogue, store) in ("to do", "waiting"):
-                    Worker(catalogue.study, store).mark(first_to_do(items[done], catalogue, store), catalogue, error)
+                    Worker(study, store).mark(first_to_do(items[done], catalogue, store), catalogue, error)
     return raised
 
 
