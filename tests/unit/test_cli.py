@@ -120,7 +120,7 @@ def test_eval_by_another_metric_and_with_side_effects(run, tmp_path, monkeypatch
     monkeypatch.setenv("LOFIT_LENS_DATA", str(tmp_path))
     monkeypatch.setattr(cli.sources, "cache_dir", lambda: tmp_path)
     nowhere = cli.sources.DataFile("open_web_text/train.parquet", "http://127.0.0.1:9/train.parquet", "0" * 64, "")
-    monkeypatch.setitem(cli.SOURCES, "open_web_text", (nowhere,))
+    monkeypatch.setitem(cli.sources.SOURCES, "open_web_text", (nowhere,))
     code, _, err = run(*common, "--side-effects")
     assert code == 1
     assert "could not be fetched" in err
