@@ -90,6 +90,33 @@ def test_what_is_trained_comes_down(llama, toy_task, name):
     assert sum(losses[-2:]) < sum(losses[:2])
 
 
+#: Nothing random in training: no dropout, and gates that are open whatever is drawn. Rates at which one step shows.
+PLAINLY = {
+    "lofit": ({"heads": ((0, 1), (2, 3)), "offset_lr": 5e-2}, "offset_epochs"),
+    "red": ({"learning_rate": 2e-2}, "epochs"),
+    "lora": ({"learning_rate": 5e-2, "alpha": 6.0, "dropout": 0.0}, "epochs"),
+    "loreft": ({"learning_rate": 5e-2}, "epochs"),
+    "bitfit": ({"learning_rate": 2e-2}, "epochs"),
+    "jola": ({"learning_rate": 2e-2, "open_at_start": 50.0, "penalty": 0.0}, "epochs"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in MADE if name not in UNTRAINED])
+def test_what_is_returned_is_what_was_trained(llama, toy_task, name):
+    """The loss that training saw behind its first step is that of what one step returns."""
+    settings, epochs = PLAINLY[name]
+    method = dataclasses.replace(MADE[name], batch_size=len(EXAMPLES), **settings)
+    task = toy_task({"train": EXAMPLES})
+    one_step, two_steps = (dataclasses.replace(method, **{epochs: n}).fit(llama, task) for n in (1, 2))
+    prompts, answers = [e.prompt for e in EXAMPLES], [e.answer for e in EXAMPLES]
+    n_tokens = sum(len(answer.encode()) + 1 for answer in answers)  # bytes, and the end of the sequence
+    returned = -ll.answer_logprobs(llama, prompts, answers, one_step.intervention, eos=True).sum().item() / n_tokens
+    (losses,) = two_steps.losses.values()
+    # Float32 sums in another order, of a loss of order 1.
+    assert returned == pytest.approx(losses[1], rel=1e-5)
+    assert abs(losses[1] - losses[0]) > 1e-3 * losses[0]
+
+
 #: Prompts alone are put in front of others, and read when that prompt is.
 @pytest.mark.parametrize("name", [name for name in MADE if name != "few_shot"])
 @pytest.mark.parametrize(
