@@ -76,6 +76,10 @@ def leave_one_out_scores(
             f"got measure {measure!r} and metric {metric!r}; wanted one of {_MEASURES}, and a metric with the latter only"
         )
     info = check_model(model)
+    if not isinstance(intervention, HeadIntervention):
+        raise ValueError(f"got a {type(intervention).__name__}, which edits no heads; wanted a HeadIntervention")
+    if not intervention.heads:
+        raise ValueError("got an edit of no head; wanted one of at least one, which is left out")
     examples = checked_split(task, split)
     by_preference = task.loss == "dpo"
     sequences = (preference_sequences if by_preference else answer_sequences)(model, examples) if measure == "loss" else []

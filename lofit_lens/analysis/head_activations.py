@@ -85,9 +85,10 @@ def collect_head_activations(
     Args:
         model: a TransformerBridge or HookedTransformer with raw weights. It is read as it is, so with nothing attached.
         task: its training split.
-        heads: nothing behind the last layer of theirs is run; None is all heads.
+        heads: nothing behind the last layer of theirs is run, without a folder; None is all heads.
         seed: which questions the probe is not fitted on, and which wrong answers stand in where a task has none.
-        folder: keep activations there, and take them from there (see `activations`).
+        folder: keep activations there, and take them from there (see `activations`): those of all heads, which are what ITI
+            keeps and what the next heads are found in.
 
     Raises:
         ValueError: model, task or heads cannot be used; before anything is run.
@@ -96,7 +97,7 @@ def collect_head_activations(
     chosen = checked_heads(info.all_heads if heads is None else heads, info.n_layers, info.n_heads)
     labelled = labelled_answers(non_empty(task.train, task, "train"), seed=seed)
     is_held_out = held_out(labelled.questions, VAL_SHARE, seed=seed)
-    layers = sorted({head.layer for head in chosen})
+    layers = sorted({head.layer for head in chosen}) if folder is None else list(range(info.n_layers))
     found = collect_z(model, labelled.prompts, labelled.answers, layers=layers, names=labelled.names, folder=folder)
     z = torch.stack([found[layers.index(head.layer), :, head.index] for head in chosen])
     return HeadActivations(chosen, z, labelled, is_held_out, seed)

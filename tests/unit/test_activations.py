@@ -140,6 +140,10 @@ def test_what_one_analysis_has_collected_the_next_one_takes(llama, toy_task, tmp
     assert torch.equal(scores.values, ll.methods.ITI(k=2).select(llama, task).values)
     assert passes(lambda: kept.fit(llama, task)) == 0
     assert passes(lambda: ll.selection.layer_probe_scores(llama, task, folder=str(tmp_path))) == 0
+    heads = [(1, 2), (0, 3)]
+    of_heads = ll.analysis.collect_head_activations(llama, task, heads=heads)
+    assert passes(lambda: ll.analysis.collect_head_activations(llama, task, heads=heads, folder=tmp_path)) == 0
+    assert torch.equal(ll.analysis.collect_head_activations(llama, task, heads=heads, folder=tmp_path).z, of_heads.z)
     assert kept.settings() == ll.methods.ITI(k=2).settings()
     repe = ll.methods.RepE(layers=(0, 1), folder=str(tmp_path))
     first = repe.fit(llama, task).intervention

@@ -8,6 +8,7 @@ from transformer_lens import patching
 
 import lofit_lens as ll
 from lofit_lens.causal import leave_one_out_scores, patching_scores, swapped_name_pairs
+from lofit_lens.interventions import ResidualIntervention
 from lofit_lens.models import base_of
 from lofit_lens.patching import patched_head_metrics
 from lofit_lens.tasks import IOI
@@ -117,6 +118,20 @@ def test_without_its_only_head_an_edit_is_the_base_model(llama, toy_task, edit):
 def test_what_cannot_be_measured_is_refused(llama, toy_task, edit, settings, message):
     with pytest.raises(ValueError, match=message):
         leave_one_out_scores(llama, toy_task({"val": EXAMPLES}), edit, **settings)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (ll.HeadIntervention((), offset=torch.zeros(0, 16)), "got an edit of no head; wanted one of at least one"),
+        (ResidualIntervention((0,), torch.ones(1, 48)), "got a ResidualIntervention, which edits no heads; wanted a HeadInt"),
+    ],
+)
+def test_an_edit_that_no_head_can_be_left_out_of_is_refused(llama, toy_task, passes, edit, message):
+    with pytest.raises(ValueError, match=message):
+        leave_one_out_scores(llama, toy_task({"val": EXAMPLES}), edit)
+    assert passes == []
 
 
 # Activation patching
