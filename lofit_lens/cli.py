@@ -84,17 +84,19 @@ def fit(
     accept_license: LicenceOption = None,
 ) -> None:
     """Learn an adapter for a task, and save it. Further options are the method's settings: see `lofit-lens methods`."""
+    if task.startswith("--"):
+        raise ValueError(f"got {task!r} before the task; wanted: lofit-lens fit TASK {task} VALUE")
+    method = method.replace("-", "_")
     out = out or Path("adapters") / f"{Path(task).stem}-{method}"
     if out.exists():
         raise FileExistsError(f"{out} exists already; choose another folder for --out, or remove it")
     files.check_writable(out)
     chosen_task = _task(task, data_dir, n_train)
-    heads = None if heads_of is None else ll.HeadIntervention.load(heads_of).heads
     if method not in METHODS:
         raise ValueError(f"--method {method!r}; wanted one of {', '.join(METHODS)}")
     family: Any = METHODS[method]
-    which_heads = {"k": None if k is None else _k(k), "heads": heads}
-    which_heads = {name: value for name, value in which_heads.items() if value is not None}
+    which_heads: dict[str, Any] = {} if k is None else {"k": _k(k)}
+    which_heads |= {} if heads_of is None else {"heads": ll.HeadIntervention.load(heads_of).heads}
     if which_heads and "heads" not in family.__dataclass_fields__:
         raise ValueError(f"{method} does not choose heads: it takes neither --k nor --heads-of")
     chosen_method = family(**which_heads, **_settings(context.args, family))
@@ -179,9 +181,7 @@ def models() -> None:
         flag = f"{embedded.licence} (--accept-license {embedded.licence_flag})" if embedded.licence_flag else embedded.licence
         table.add_row(name, f"{embedded.size_mb} MB", flag, embedded.description)
     console.print(table)
-    console.print(
-        "Besides: tiny-FAMILY (random weights), any folder or hub name that TransformerBridge.boot_transformers takes."
-    )
+    console.print("And: tiny-FAMILY (random weights), any folder or hub name that TransformerBridge.boot_transformers takes.")
 
 
 @app.command()

@@ -76,7 +76,7 @@ def test_settings_that_cannot_be_are_refused_in_a_line(run, tmp_path, words, mes
         ("loreft", "suffix", 1),
         ("bitfit", "learning-rate", 0.01),
         ("jola", "as-published", True),
-        ("few_shot", "n-examples", 2),
+        ("few-shot", "n-examples", 2),
     ],
 )
 def test_every_method_fits_saves_and_is_evaluated(run, tmp_path, method, setting, value):
@@ -209,6 +209,7 @@ def test_a_bad_or_short_or_empty_file_does_not_hide_the_other_tasks(run, tmp_pat
         (("fit", "kinship", "--model", "tiny-llama", "--k", "13", "--out", "x"), "12"),
         (("fit", "kinship", "--model", "tiny-llama", "--k", "many", "--out", "x"), "--k 'many'"),
         (("fit", "kinship", "--model", "tiny-llama", "--n-train", "0", "--out", "x"), "n_train"),
+        (("fit", "--method", "iti", "--alpha", "3", "kinship"), "got '--alpha' before the task; wanted: lofit-lens fit TASK"),
         (("fit", "kinship", "--model", "tiny-llama", "--method", "itti", "--out", "x"), "wanted one of lofit, iti, repe, red"),
         (("fit", "kinship", "--model", "tiny-llama", "--method", "red", "--k", "3", "--out", "x"), "neither --k nor"),
         (("fit", "kinship", "--model", "tiny-llama", "--alhpa", "3", "--out", "x"), "--scale-lr VALUE"),
