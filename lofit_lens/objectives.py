@@ -1,5 +1,6 @@
 """What training minimises: the loss of a task, over examples made of one or more token sequences."""
 
+import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -113,8 +114,10 @@ def objective_of(
     """The loss that the task names, over a split, or the first examples of it.
 
     Raises:
-        ValueError: an empty split, or an example that cannot be tokenised.
+        ValueError: a beta that is no number above 0, an empty split, or an example that cannot be tokenised.
     """
+    if not 0 < dpo_beta < math.inf:
+        raise ValueError(f"got dpo_beta {dpo_beta}; wanted a number above 0")
     examples = non_empty(task.splits[split], task, split)[:first]
     if task.loss == "dpo":
         return PreferenceObjective(model, examples, dpo_beta, token_budget)

@@ -91,8 +91,10 @@ def held_out(questions: Sequence[int], share: float, *, seed: int) -> Bool[Tenso
     """Which texts are held out: those of a share of the questions, at least one, drawn by the seed.
 
     Raises:
-        ValueError: fewer than two questions.
+        ValueError: fewer than two questions, or a share that is not between 0 and 1.
     """
+    if not 0 < share < 1:
+        raise ValueError(f"got val_share {share}; wanted a share of the questions, above 0 and below 1")
     distinct = sorted(set(questions))
     if len(distinct) < 2:
         raise ValueError(f"got {len(distinct)} question to probe on, wanted at least two: one to fit, one to judge by")
@@ -122,7 +124,6 @@ def fit_probes(
     *,
     standardise: bool = True,
     max_iter: int = 1000,
-    seed: int = 0,
 ) -> Probes:
     """Fit a probe for every head.
 
@@ -131,8 +132,7 @@ def fit_probes(
         is_right: the label of each text.
         is_held_out: texts that accuracy is measured on.
         standardise: whether each dimension of z is brought to mean 0 and standard deviation 1 before fitting.
-        max_iter: of the solver.
-        seed: of the solver.
+        max_iter: of the solver, which draws nothing.
 
     Raises:
         ValueError: one of the labels is missing among the texts to fit on, or nothing is held out.
@@ -150,7 +150,7 @@ def fit_probes(
     n_fitted = n_unconverged = 0
     for layer, head, values in progress(_heads_of(z), "probes", total=n_layers * n_heads):
         mean, scale = _standardisation(values[~held]) if standardise else (0.0, 1.0)
-        untrained = LogisticRegression(max_iter=max_iter, random_state=seed)
+        untrained = LogisticRegression(max_iter=max_iter)
         probe, converged = _fitted(untrained, (values[~held] - mean) / scale, labels[~held])
         n_fitted += 1
         n_unconverged += not converged

@@ -164,7 +164,8 @@ def _row(task_name: str, name: str, found: list[dict[str, Any]], lofit: list[dic
         "numbers in the edit": round(fmean(cell["n_parameters"] for cell in found)),
         "processor seconds of a fit": round(fmean(cell["selection_seconds"] + _chosen(cell)["seconds"] for cell in found)),
         **_costs_row(task_name, name),
-        "picked": ", ".join(f"{key} {picked['settings'][key]:g}" for key in VARIED if _is_varied(found[0], key)),
+        "picked": ", ".join(f"{key} {picked['settings'][key]:g}" for key in VARIED if _is_varied(found[0], key))
+        + (" (tied)" if _is_tied(found[0]) else ""),
     }
     if lofit and name != "LoFiT":
         # A method without seeds is compared with every seed of LoFiT.
@@ -188,6 +189,11 @@ def _costs_row(task_name: str, method_name: str) -> dict[str, Any]:
 
 def _is_varied(cell: dict[str, Any], key: str) -> bool:
     return len({trial["settings"].get(key) for trial in cell["trials"]}) > 1
+
+
+def _is_tied(cell: dict[str, Any]) -> bool:
+    """Whether validation saw no difference, so that the first of the grid stands there."""
+    return [trial.get("val") for trial in cell["trials"]].count(_chosen(cell).get("val")) > 1
 
 
 def _chosen(cell: dict[str, Any]) -> dict[str, Any]:

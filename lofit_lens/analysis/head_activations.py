@@ -33,14 +33,12 @@ class HeadActivations:
         z: float32, on the CPU.
         labelled: the prompts, the answers, and which are right.
         is_held_out: answers that the probe is not fitted on.
-        seed: of the probe's solver.
     """
 
     heads: tuple[Head, ...]
     z: Float[Tensor, "k text d_head"]
     labelled: LabelledAnswers
     is_held_out: Bool[Tensor, "text"]
-    seed: int = 0
 
     @property
     def is_right(self) -> Bool[Tensor, "text"]:
@@ -69,7 +67,7 @@ class HeadActivations:
     def probe_weights(self) -> Float[Tensor, "k d_head"]:
         """w at each head, in units of 1 / z; float64."""
         as_one_layer = self.z.transpose(0, 1).unsqueeze(0)
-        return fit_probes(as_one_layer, self.is_right, self.is_held_out, seed=self.seed).weights[0].double()
+        return fit_probes(as_one_layer, self.is_right, self.is_held_out).weights[0].double()
 
 
 def collect_head_activations(
@@ -100,7 +98,7 @@ def collect_head_activations(
     layers = sorted({head.layer for head in chosen}) if folder is None else list(range(info.n_layers))
     found = collect_z(model, labelled.prompts, labelled.answers, layers=layers, names=labelled.names, folder=folder)
     z = torch.stack([found[layers.index(head.layer), :, head.index] for head in chosen])
-    return HeadActivations(chosen, z, labelled, is_held_out, seed)
+    return HeadActivations(chosen, z, labelled, is_held_out)
 
 
 def spread_along(z: Float[Tensor, "text d_head"], direction: Float[Tensor, "d_head"]) -> Float[Tensor, ""]:

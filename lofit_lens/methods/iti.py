@@ -12,6 +12,8 @@ Nothing is trained but the probes; the edit is an offset, so it is a `HeadInterv
 
 Where the paper and its code differ: sigma is taken over the answers that the directions come from (the paper); the code takes
 another set of texts, those of the test questions included. Where a task has no wrong answers, another example's stands in.
+Both judge probes by a validation split and take directions from training and validation questions; here all of it is of the
+training split, a fifth of whose questions judges probes, so that a validation split stays unseen, to choose alpha and k by.
 
 Positions. LoFiT edits all of them, and so does this, that the two can be compared. The published code edits, in generation, the
 last position of each forward pass, which is the prompt's last token and every generated one: `generated`. In multiple choice it
@@ -115,7 +117,7 @@ class ITI:
         is_held_out = held_out(labelled.questions, self.val_share, seed=seed)
         texts = {"names": labelled.names, "folder": self.folder, "token_budget": self.token_budget}
         z = collect_z(model, labelled.prompts, labelled.answers, **texts)
-        probes = fit_probes(z, is_right, is_held_out, standardise=self.standardise, max_iter=self.max_iter, seed=seed)
+        probes = fit_probes(z, is_right, is_held_out, standardise=self.standardise, max_iter=self.max_iter)
         return z, is_right, probes
 
     def _scores(self, model: LensModel, probes: Probes, task: Task, seed: int) -> HeadScores:

@@ -3,6 +3,10 @@
 A logistic probe on all heads of a layer side by side, at the last token of prompt and answer; every head has its layer's
 held-out accuracy. The paper does not say how it gets to k heads: here ties go in the order of heads, so that the best layer
 comes first, whole.
+
+Where we differ: the paper takes the gold answer of each question and one sampled wrong one; here all right and wrong answers of
+a question are taken, as in ITI. Where one label is rare (MQuAKE has eight right answers, aliases mostly, for each wrong one),
+accuracy says less.
 """
 
 from pathlib import Path
@@ -44,16 +48,16 @@ def layer_probe_scores(
         token_budget: padded tokens that go through the model at once.
 
     Raises:
-        ValueError: model or task cannot be used; before anything is run.
+        ValueError: model, task or val_share cannot be used; before anything is run.
     """
     n_heads = check_model(model).n_heads
     labelled = labelled_answers(non_empty(task.train, task, "train"), seed=seed)
+    is_held_out = held_out(labelled.questions, val_share, seed=seed)
     texts = {"names": labelled.names, "folder": folder, "token_budget": token_budget}
     z = collect_z(model, labelled.prompts, labelled.answers, **texts)
     side_by_side = rearrange(z, "layer text head d_head -> layer text 1 (head d_head)")
-    is_held_out = held_out(labelled.questions, val_share, seed=seed)
     is_right = torch.tensor(labelled.is_right)
-    probes = fit_probes(side_by_side, is_right, is_held_out, standardise=standardise, max_iter=max_iter, seed=seed)
+    probes = fit_probes(side_by_side, is_right, is_held_out, standardise=standardise, max_iter=max_iter)
     made_by = {"method": "probe-layers", **task.provenance(), "seed": seed}
     values = probes.accuracy.repeat(1, n_heads)
     return HeadScores(values, "held-out accuracy of the layer's probe", made_by, **of_model(model))

@@ -1,6 +1,7 @@
 """The training loop, against the same steps written plainly on the bare Hugging Face model."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import pytest
@@ -299,6 +300,12 @@ def test_a_preference_task_without_a_rejected_answer_is_refused(llama, toy_task)
     task = toy_task({"train": [EXAMPLES[0], Example("what is it?", " this")]}, loss="dpo")
     with pytest.raises(ValueError, match=r"example 1 has no rejected answer; DPO needs one: 'what is it\?'"):
         objective_of(llama, task, dpo_beta=BETA)
+
+
+@pytest.mark.parametrize("beta", [0.0, -0.5, math.nan])
+def test_a_beta_that_turns_preferences_round_or_off_is_refused(llama, toy_task, beta):
+    with pytest.raises(ValueError, match=f"got dpo_beta {beta}; wanted a number above 0"):
+        objective_of(llama, toy_task({"train": EXAMPLES}, loss="dpo"), dpo_beta=beta)
 
 
 def test_an_empty_training_split_is_named(llama, toy_task):

@@ -178,7 +178,7 @@ def test_everything_equals_a_loop_over_heads_and_directions(model, task):
     labelled = labelled_answers(EXAMPLES, seed=3)
     z_of_all = collect_z(model, labelled.prompts, labelled.answers)
     is_right = np.array(labelled.is_right)
-    probes = fit_probes(z_of_all, torch.tensor(is_right), held_out(labelled.questions, 0.2, seed=3), seed=3)
+    probes = fit_probes(z_of_all, torch.tensor(is_right), held_out(labelled.questions, 0.2, seed=3))
     expected = {}
     for head, v in zip(HEADS, made.offset.double().numpy(), strict=True):
         z = z_of_all[head.layer, :, head.index].double().numpy()

@@ -16,12 +16,12 @@ def evaluated(scores, split="test"):
     return ll.Evaluation("kinship", split, "exact_match", {"exact_match": tuple(map(float, scores))})
 
 
-def cell_of(*scores, seed=0, rate=0.1):
-    trial = {"settings": {"learning_rate": rate}, "seconds": 2.0}
+def cell_of(*scores, seed=0, rate=0.1, val_of_other=0.5):
+    trial = {"settings": {"learning_rate": rate}, "seconds": 2.0, "val": 0.6}
     return {
         "made_of": {"task": {}, "methods": [{"learning_rate": rate}, {"learning_rate": 0.9}], "seed": seed},
         "chosen": 0,
-        "trials": [trial, {"settings": {"learning_rate": 0.9}, "seconds": 2.0}],
+        "trials": [trial, {"settings": {"learning_rate": 0.9}, "seconds": 2.0, "val": val_of_other}],
         "selection_seconds": 1.0,
         "n_parameters": 10,
         "test": evaluated(scores).to_json(),
@@ -84,7 +84,7 @@ def results(tmp_path, monkeypatch):
         ("zero-shot", 0): cell_of(0, 0, 0, 1),
         ("LoFiT", 0): cell_of(1, 1, 1, 0),
         ("LoFiT", 1): cell_of(1, 1, 0, 1, seed=1),
-        ("RED", 0): cell_of(1, 1, 1, 1),
+        ("RED", 0): cell_of(1, 1, 1, 1, val_of_other=0.6),
         ("RED", 1): cell_of(1, 1, 1, 1, seed=1),
     }
     monkeypatch.setattr(study, "candidates", lambda task_name: dict.fromkeys(("zero-shot", "LoFiT", "RED")))
@@ -110,7 +110,7 @@ def test_the_table_says_how_much_less_than_lofit_each_method_has(results):
     assert rows.loc["RED", "less than LoFiT by"].startswith("-0.250 [")
     assert rows["processor seconds of a fit"].tolist() == [3, 3, 3]
     assert rows["rise in cross-entropy"].tolist() == [0.0, 0.15, 0.35]
-    assert rows["picked"].tolist() == ["learning_rate 0.1"] * 3
+    assert rows["picked"].tolist() == ["learning_rate 0.1", "learning_rate 0.1", "learning_rate 0.1 (tied)"]
     assert float(rows.loc["zero-shot", "q"]) >= float(rows.loc["zero-shot", "p"])
 
 

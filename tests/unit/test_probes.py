@@ -1,6 +1,7 @@
 """Probes: planted truth, scikit-learn by hand, and who is held out."""
 
 import logging
+import math
 import warnings
 
 import pytest
@@ -40,7 +41,7 @@ def test_weights_are_those_of_z_as_it_is(planted):
 
 def test_without_standardisation_it_is_the_published_probe(planted):
     z, is_right, is_held_out = planted
-    probes = fit_probes(z, is_right, is_held_out, standardise=False, seed=42)
+    probes = fit_probes(z, is_right, is_held_out, standardise=False)
     own = LogisticRegression(random_state=42, max_iter=1000).fit(z[0, ~is_held_out, 1].double(), is_right[~is_held_out])
     torch.testing.assert_close(probes.weights[0, 1], torch.from_numpy(own.coef_[0]).float())
     assert probes.accuracy[0, 1] == pytest.approx(own.score(z[0, is_held_out, 1].double(), is_right[is_held_out]))
@@ -99,6 +100,12 @@ def test_answers_of_a_question_are_on_one_side():
     assert held_out([0, 1], 0.01, seed=0).sum() == 1
     with pytest.raises(ValueError, match="got 1 question"):
         held_out([7, 7], 0.5, seed=0)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -1.0, math.nan])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match=f"got val_share {share}; wanted a share of the questions, above 0 and below 1"):
+        held_out([0, 1, 2], share, seed=0)
 
 
 def test_wrong_answers_are_the_examples_own_or_someone_elses():
