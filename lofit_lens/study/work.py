@@ -175,7 +175,9 @@ class Worker:
         task = self.study.task_at(cell.task, cell.n_train)
         methods = catalogue.methods(cell)
         if (selection := selection_of(cell)) is not None:
-            heads = stored_scores(selection, catalogue, self.store).top(cell.k or 1)
+            # Of all heads, though leave-one-out has scored but those of its fit.
+            count = head_count(cell.k or 1, len(check_model(model).all_heads))
+            heads = stored_scores(selection, catalogue, self.store).top(count)
             methods = tuple(replace(method, heads=heads) for method in methods)
         methods = tuple(with_shared_activations(method, self.store) for method in methods)
         if len(methods) > 1:

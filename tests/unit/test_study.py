@@ -387,6 +387,17 @@ def test_heads_are_left_out_of_a_fit_at_three_times_as_many(tmp_path):
     assert keys[0] != keys[1]
 
 
+def test_a_share_of_heads_is_one_of_all_where_few_were_left_out(tmp_path):
+    study, store = small(tasks={"kinship": Kinship(**SIZES)}, heads=["leave-one-out"], k=[0.25]), RunStore(tmp_path)
+    run_study(study, store)
+    (scores,) = [
+        scores for selection, scores in studies.head_scores(study, store).items() if selection.source == "leave-one-out"
+    ]
+    assert len(scores.rank()) == 9
+    (fit,) = [run.fit for cell, run in studies.runs(study, store).items() if cell.method is not None]
+    assert fit.intervention.heads == scores.top(3)
+
+
 def test_more_heads_to_leave_out_than_there_are_is_refused_before_anything_is_run(tmp_path, as_users_run_it):
     study = small(heads=["own", "leave-one-out"], k=[5])
     with pytest.raises(ValueError, match="15"):
