@@ -37,10 +37,16 @@ ALPHA, POWER = 0.05, 0.8
 
 
 def cells(studies: Iterable[ll.Study], store: ll.RunStore) -> pd.DataFrame:
-    """A row for each run: `model`, `task`, `way`, `value`, and the share of its heads that are the task's own."""
+    """A row for each run: `model`, `task`, `way`, `value`, and the share of its heads that are the task's own.
+
+    A way of which runs are missing at a model and task is left out there.
+    """
     rows = []
     for study in studies:
-        runs = {cell: run for cell, run in ll.study.runs(study, store).items() if cell.method is not None}
+        wanted = [cell for cell in study.cells() if cell.method is not None]
+        done = ll.study.runs(study, store)
+        incomplete = {(cell.model, cell.task, way_of(cell)) for cell in wanted if cell not in done}
+        runs = {cell: done[cell] for cell in wanted if (cell.model, cell.task, way_of(cell)) not in incomplete}
         own = {(cell.model, cell.task, cell.seed): heads_of(run) for cell, run in runs.items() if way_of(cell) == "own"}
         for cell, run in runs.items():
             shared = own.get((cell.model, cell.task, cell.seed), set()) & heads_of(run)

@@ -1,5 +1,7 @@
 """The table of ways to choose heads, on a small study: what it counts, and that its test finds what is there only."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,8 +14,8 @@ SIZES = {"n_train": 8, "n_val": 2, "n_test": 6}
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    study = ll.Study(
+def study():
+    return ll.Study(
         name="ways",
         models=["tiny-llama"],
         tasks={"kinship": Kinship(**SIZES), "truth": Truth(**SIZES)},
@@ -22,9 +24,26 @@ def runs(tmp_path_factory):
         k=[2],
         seeds=[0, 1],
     )
+
+
+@pytest.fixture(scope="module")
+def store(study, tmp_path_factory):
     store = ll.RunStore(tmp_path_factory.mktemp("store"))
     ll.run_study(study, store)
+    return store
+
+
+@pytest.fixture(scope="module")
+def runs(study, store):
     return choosers.cells([study], store)
+
+
+def test_a_way_of_which_a_seed_is_missing_is_left_out(study, store):
+    three_seeds = dataclasses.replace(study, seeds=[0, 1, 2], heads=["own", "random"])
+    ll.run_study(dataclasses.replace(three_seeds, heads=["random"]), store)
+    found = choosers.cells([three_seeds], store)
+    assert set(found["way"]) == {"random"}
+    assert set(found["seed"]) == {0, 1, 2}
 
 
 def test_a_row_for_each_task_and_way(runs):
