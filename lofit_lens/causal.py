@@ -56,7 +56,7 @@ def leave_one_out_scores(
 ) -> HeadScores:
     """How much worse a fitted edit is without each of its heads; NaN at heads that it does not edit.
 
-    The split is scored once with the whole edit, and once for each head.
+    The split is scored once with the whole edit, and once for each head. A share in `.top` is of the edit's heads, not of all.
 
     Args:
         model: a TransformerBridge or HookedTransformer with raw weights.
@@ -69,7 +69,8 @@ def leave_one_out_scores(
         token_budget: padded tokens that go through the model at once.
 
     Raises:
-        ValueError: measure, metric, split, model or intervention cannot be used; before anything is run.
+        ValueError: measure, metric, split, model or intervention (no `HeadIntervention`, or of no head) cannot be used; before
+            anything is run.
     """
     if measure not in _MEASURES or (measure == "loss" and metric is not None):
         raise ValueError(

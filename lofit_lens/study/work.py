@@ -175,7 +175,7 @@ class Worker:
         task = self.study.task_at(cell.task, cell.n_train)
         methods = catalogue.methods(cell)
         if (selection := selection_of(cell)) is not None:
-            # Of all heads, though leave-one-out has scored but those of its fit.
+            # A share is one of all heads, of which leave-one-out has scored a few.
             count = head_count(cell.k or 1, len(check_model(model).all_heads))
             heads = stored_scores(selection, catalogue, self.store).top(count)
             methods = tuple(replace(method, heads=heads) for method in methods)
