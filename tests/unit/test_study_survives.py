@@ -135,10 +135,12 @@ def test_killed_at_25_random_moments_it_gives_what_it_would_have_given(whole, tm
 
 
 def test_several_processes_share_the_work(whole, tmp_path, nurseries):
-    store = RunStore(tmp_path)
+    store, began = RunStore(tmp_path), time.monotonic()
     for nursery in nurseries:
         nursery.start(store)
     assert [nursery.wait() for nursery in nurseries] == [0, 0]
+    elapsed = time.monotonic() - began
+    assert sum(entry["total"] for entry in store.journal()) > elapsed, "several were at work at once"
     assert_same_results(store, whole)
     done = pd.Series([entry["key"] for entry in store.journal()])
     assert len(done) == done.nunique() == len(whole.journal()), "nothing is done twice"
