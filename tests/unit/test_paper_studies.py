@@ -35,8 +35,9 @@ PAPER = {path.stem: path for name, path in FILES.items() if name.startswith("pap
 SMALL = {
     # At 3 % six tasks on own heads, five others', ITI's, and random ones of two kinds; at 10 % four on own and random ones.
     "transfer/study.toml": (6 + (6 * 9 + 4 * 2) * 3, 6 * 4 * 3),
-    # Three tasks on own heads, two others', ITI's, random ones of three kinds, and of four gradients, which know no seed.
-    "transfer-gemma/study.toml": (3 + 3 * 13 * 3, 3 * 7 * 3 + 3 * 4),
+    # Three tasks on own heads, two others', ITI's, random ones of three kinds, those of biases, of layers, of leaving one out
+    # of a fit, which is one more, and of four gradients, which know no seed.
+    "transfer-gemma/study.toml": (3 + 3 * 15 * 3, 3 * 8 * 3 + 3 * 4),
     # Two seeds. Kinship by five methods; Counterfactual by five, with LoFiT at five shares of heads, and by three at two other
     # sizes. Scores: LoFiT's at every size, ITI's at one.
     "methods-gemma/study.toml": (2 + (5 + 9 + 2 * 3) * 2, (2 + 4) * 2),
