@@ -152,7 +152,7 @@ def sequence_logprobs(
 def _packed(
     model: LensModel, root: Prefix, sequences: Sequence[TokenSequence], token_budget: int
 ) -> Iterator[tuple[Sequence[int], Float[Tensor, "sequence"]]]:
-    for pack, answers in answer_packs(model, root, sequences, min(token_budget, logit_rows(model))):
+    for pack, answers in answer_packs(model, root, sequences, token_budget):
         # No name holds a pack's logits while the next ones are computed.
         logprobs = target_logprobs(packed_answer_logits(model, root, pack, answers)[0], answers)
         yield pack.indices, per_sequence(logprobs, answers)

@@ -14,9 +14,12 @@ from lofit_lens.batches import encode
 SHORT_CUTS = [{}, {"can_pack": False}, {"can_pack": False, "can_share_prefix": False}]
 
 
-def unembedded(model, seen: list[int]):
-    """Note how many places each pass unembeds."""
-    return model.hooks(fwd_hooks=[("unembed.hook_out", lambda value, hook: seen.append(value.shape[0] * value.shape[1]))])
+def scored(model, prompts, answers):
+    """The scores, and how many places each pass unembeds."""
+    models.check_model(model)  # has passes of its own where it is the first to look
+    seen = []
+    with model.hooks(fwd_hooks=[("unembed.hook_out", lambda value, hook: seen.append(value.shape[0] * value.shape[1]))]):
+        return answer_logprobs(model, prompts, answers), seen
 
 
 def plain_scores(model, prompts, answers) -> list[float]:
@@ -31,9 +34,7 @@ def plain_scores(model, prompts, answers) -> list[float]:
 
 def test_many_answers_of_one_token_need_one_row_of_logits(llama):
     answers = [letter for letter in map(chr, range(ord("!"), ord("~") + 1)) for _ in range(50)]
-    seen = []
-    with unembedded(llama, seen):
-        found = answer_logprobs(llama, ["Which letter?"] * len(answers), answers)
+    found, seen = scored(llama, ["Which letter?"] * len(answers), answers)
     assert seen == [1]
     # Log-probabilities of size 1 to 10 in float32.
     assert found[::50].tolist() == pytest.approx(plain_scores(llama, ["Which letter?"] * 94, answers[::50]), abs=2e-5)
@@ -46,12 +47,20 @@ def test_a_pass_gives_few_logits_however_many_tokens_it_may_take(llama, monkeypa
     monkeypatch.setattr(scoring, "ROWS_OF_LOGITS", 12)
     prompts = [f"Question {i // 3}?" for i in range(60)]
     answers = [f" {'abcdefgh'[: 1 + i % 8]}{i}" for i in range(59)] + [" an answer longer than that"]
-    seen = []
-    with unembedded(llama, seen):
-        found = answer_logprobs(llama, prompts, answers)
+    found, seen = scored(llama, prompts, answers)
     assert sorted(seen)[-1] == len(answers[-1])
     assert sorted(seen)[-2] <= 12
     assert found.tolist() == pytest.approx(plain_scores(llama, prompts, answers), rel=1e-5)
+
+
+def test_few_logits_do_not_make_passes_short(llama, monkeypatch):
+    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 0)
+    monkeypatch.setattr(scoring, "ROWS_OF_LOGITS", 12)
+    prompts = [f"{i}{' question' * 12}?" for i in range(10)]
+    found, seen = scored(llama, prompts, [" y"] * 10)
+    assert sum(seen) > 10, "an answer has several tokens"
+    assert len(seen) == -(-sum(seen) // 12), "as few passes as the logits allow, each of more than 12 tokens"
+    assert found.tolist() == pytest.approx(plain_scores(llama, prompts, [" y"] * 10), rel=1e-5)
 
 
 @pytest.mark.parametrize("short_cuts", SHORT_CUTS)
