@@ -1,4 +1,4 @@
-"""Who lends heads to whom on Gemma 3 270M: three tasks on their own, on each other's, on ITI's, gradients' and random heads.
+"""Who lends heads to whom on Gemma 3 270M: three tasks on their own, each other's and other ways' heads.
 
 Gemma 3 270M (dequantised from four bits, bfloat16), 10 % (7) of its 72 heads, three seeds; sizes are in `study.toml`, and every
 run is in the store of `figures/transfer`.
