@@ -19,6 +19,7 @@ from lofit_lens import lens
 from lofit_lens.batches import TOKEN_BUDGET, by_length, encode, padded
 from lofit_lens.checkpoints import short_sha256
 from lofit_lens.files import allocate, new_file
+from lofit_lens.layout import laid_out, right_padded
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model, exact_fingerprint
 from lofit_lens.packing import packs
@@ -110,10 +111,11 @@ def collect_norm_scales(
 
 
 class _Text(NamedTuple):
-    """The tokens of a text, and the place of the one that is looked at."""
+    """The tokens of a text, the place of the one that is looked at, and how many belong to the prompt."""
 
     tokens: tuple[int, ...]
     place: int
+    n_prompt: int
 
 
 def _checked_layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
@@ -130,17 +132,20 @@ def _located(
     positions: int | Sequence[int],
     names: Sequence[str] | None,
 ) -> list[_Text]:
-    texts = [sequence.prompt + sequence.answer for sequence in encode(model, prompts, answers, eos=False, names=names)]
-    if not texts:
+    sequences = encode(model, prompts, answers, eos=False, names=names)
+    if not sequences:
         raise ValueError("got no prompts and no answers; wanted at least one of each")
-    positions = [positions] * len(texts) if isinstance(positions, int) else positions
-    if len(positions) != len(texts):
-        raise ValueError(f"got {len(positions)} positions for {len(texts)} texts; wanted one for all, or one for each")
-    for i, (tokens, position) in enumerate(zip(texts, positions, strict=True)):
-        if not -len(tokens) <= position < len(tokens):
+    positions = [positions] * len(sequences) if isinstance(positions, int) else positions
+    if len(positions) != len(sequences):
+        raise ValueError(f"got {len(positions)} positions for {len(sequences)} texts; wanted one for all, or one for each")
+    for i, (sequence, position) in enumerate(zip(sequences, positions, strict=True)):
+        if not -len(sequence) <= position < len(sequence):
             name = f"text {i}" if names is None else names[i]
-            raise ValueError(f"{name} has {len(tokens)} tokens, so none at position {position}")
-    return [_Text(tokens, position % len(tokens)) for tokens, position in zip(texts, positions, strict=True)]
+            raise ValueError(f"{name} has {len(sequence)} tokens, so none at position {position}")
+    return [
+        _Text(sequence.prompt + sequence.answer, position % len(sequence), len(sequence.prompt))
+        for sequence, position in zip(sequences, positions, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -192,7 +197,8 @@ def _refuse_edited(model: LensModel) -> None:
 
 
 def _key(model: LensModel, texts: Sequence[_Text], hooks: Mapping[int, str], shape: tuple[int, ...]) -> str:
-    return short_sha256([exact_fingerprint(model), texts, hooks, shape])
+    looked_at = [(text.tokens, text.place) for text in texts]
+    return short_sha256([exact_fingerprint(model), looked_at, hooks, shape])
 
 
 def _run(model: LensModel, texts: Sequence[_Text], hooks: Mapping[int, str], found: Tensor, token_budget: int) -> None:
@@ -210,7 +216,10 @@ def _run(model: LensModel, texts: Sequence[_Text], hooks: Mapping[int, str], fou
             return
         for group in by_length(map(len, tokens_of), token_budget):
             tokens, mask = padded(model, [tokens_of[i] for i in group], side="right")
-            with _watched(model, hooks, found, group, list(range(len(group))), [texts[i].place for i in group]):
+            # An edit may ask where prompts end.
+            layout = right_padded([texts[i].n_prompt for i in group], tokens.shape[1])
+            places = [texts[i].place for i in group]
+            with laid_out(layout), _watched(model, hooks, found, group, list(range(len(group))), places):
                 lens.plain_forward(model, tokens, mask)
             bar.update(len(group))
 

@@ -108,7 +108,7 @@ def fit(
         ll.save_result(result.scores, folder / adapters.SCORES_FILE)
     if isinstance(result.intervention, ll.HeadIntervention):
         console.print(f"{len(result.intervention.heads)} heads: {' '.join(head.label for head in result.intervention.heads)}")
-    console.print(f"{result.intervention.n_parameters:,} numbers learned")
+    console.print(f"{result.intervention.n_parameters:,} numbers in the edit")
     words = ["lofit-lens", "eval", task, "--adapter", str(folder), "--model", model]
     words += [] if data_dir is None else ["--data-dir", str(data_dir)]
     console.print(f"saved in {folder}; try: {shlex.join(words)}", markup=False, highlight=False, soft_wrap=True)

@@ -183,8 +183,8 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def summary_row(folder: Path, labels: Mapping[str, Any] | None = None) -> pd.DataFrame:
-    """A run as a row of a table: its labels (or others), the metric in [0, 1] with its 95 % interval, n, numbers learned, the
-    seconds of each part, and its folder.
+    """A run as a row of a table: its labels (or others), the metric in [0, 1] with its 95 % interval, n, numbers in the edit,
+    the seconds of each part, and its folder.
 
     Raises:
         ValueError: it is damaged.

@@ -120,8 +120,8 @@ class RunStore:
         return sorted(path.parent for path in self.root.glob(f"runs/[!.]*/{RUN_FILE}"))
 
     def table(self) -> pd.DataFrame:
-        """One row per run, by name: its labels, the metric in [0, 1] with its 95 % interval, n, numbers learned, the seconds of
-        each part, and its folder.
+        """One row per run, by name: its labels, the metric in [0, 1] with its 95 % interval, n, numbers in the edit, the
+        seconds of each part, and its folder.
 
         Raises:
             ValueError: a run that is damaged, or of another form.

@@ -44,7 +44,7 @@ class Adapter(Intervention, Protocol):
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers were learned (the paper's Table 3)."""
+        """How many numbers the edit is made of (the paper's Table 3)."""
         ...
 
     @property

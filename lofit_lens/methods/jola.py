@@ -55,12 +55,12 @@ class JoLA(Trained):
 
     Args:
         learning_rate: of the vectors, at the first step (published: 5e-3).
-        gate_lr: of the gates' parameters, at the first step.
+        gate_lr: of the gates' parameters, at the first step (published code: the vectors' rate).
         penalty: weight of the expected number of open gates; the published code's penalty has no weight.
         open_at_start: log_alpha of every gate at the start; 2 makes them 0.96 open, 0 half open.
         epochs: passes over the training data (published: up to 20, with early stopping).
         init_std: of the vectors' start.
-        as_published: the published code's penalty, and its start of the gates.
+        as_published: the published code's penalty, and its start of the gates; its gates' rate is `gate_lr=5e-3`.
     """
 
     learning_rate: Positive = 5e-3

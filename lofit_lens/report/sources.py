@@ -36,7 +36,7 @@ class ShownRun:
         task_settings: which examples.
         heads: those that are edited, or none.
         n_layers: of the model; 0 if it is not known.
-        n_parameters: how many numbers were learned.
+        n_parameters: how many numbers the edit is made of.
         scores: of all heads, where heads were chosen.
         evaluation: how well it does.
         labels: what its study calls it by (`runs.LABELS`); none where it is of no study.

@@ -6,7 +6,7 @@ import torch
 import lofit_lens as ll
 from lofit_lens import activations, lens, tiny
 from lofit_lens.activations import collect_residual, collect_z
-from lofit_lens.batches import encode_prompt
+from lofit_lens.batches import encode_answer, encode_prompt
 from lofit_lens.tasks import Example
 
 #: Hook points in the order of a block.
@@ -59,6 +59,36 @@ def test_a_model_under_an_edit_is_not_taken_for_the_bare_one(llama, toy_task, tm
         # Two edits of the same factors may differ in alpha alone, which is no weight.
         with pytest.raises(ValueError, match=r"the model has LoRA layers.*collect without folder"):
             collect_z(llama, PROMPTS, ANSWERS, folder=tmp_path)
+
+
+@pytest.mark.parametrize("positions", ["generated", "published"])
+def test_an_edit_that_begins_where_prompts_end_does_so_in_every_batch(llama, positions):
+    """Texts of several lengths at once, next to each by itself with the edit's first column worked out here."""
+    prompts, answers = ["Q: who? A:", "Q: when was it? A:", "Q:"], [" Bo went home", " now", " a b c d"]
+    offset = torch.linspace(-3, 3, 16)
+    plain = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = torch.tensor([encode_prompt(llama, prompt) + encode_answer(llama, answer, eos=False)])
+        first = len(encode_prompt(llama, prompt)) - 1 + (2 if positions == "published" else 0)
+
+        def from_first(z, hook, first=first):
+            z[:, first:, 1] += offset
+            return z
+
+        seen = []
+        hooks = [
+            ("blocks.0.attn.hook_z", from_first),
+            ("blocks.2.attn.hook_z", lambda z, hook, seen=seen: seen.append(z[0, -1])),
+        ]
+        with torch.no_grad(), llama.hooks(fwd_hooks=hooks):
+            llama(ids)
+        plain.append(seen[0])
+    edit = ll.HeadIntervention((ll.Head(0, 1),), offset=offset[None], positions=positions)
+    with ll.attached(llama, edit):
+        for token_budget in (1, 2048):
+            found = collect_z(llama, prompts, answers, layers=[2], token_budget=token_budget)[0]
+            # float32 rounding: a batch's products are summed in another order than a single text's
+            torch.testing.assert_close(found, torch.stack(plain), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])

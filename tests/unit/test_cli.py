@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import lofit_lens as ll
 from lofit_lens import cli
+from lofit_lens.methods import METHODS
 
 
 @pytest.fixture
@@ -146,8 +147,17 @@ def test_a_method_and_its_settings_can_be_named(run, tmp_path):
         "direction": "probe",
         "k": 0.1,
     }
-    listed = CliRunner().invoke(cli.app, ["methods"]).output
-    assert all(said in listed for said in ("lofit", "iti", "red", "alpha=15.0", "2306.03341"))
+
+
+def test_the_list_of_methods_has_their_defaults_and_sources(run, monkeypatch):
+    monkeypatch.setattr(cli.console, "width", 1000)
+    code, listed, err = run("methods")
+    assert code == 0, err
+    for name, method in METHODS.items():
+        (row,) = (line.strip() for line in listed.splitlines() if line.split()[:1] == [name])
+        assert all(f"{setting}={value!r}" in row for setting, value in method().settings().items())
+        assert row.endswith((sys.modules[method.__module__].__doc__ or "").splitlines()[0])
+    assert all(said in listed for said in ("alpha=15.0", "rank=8", "2306.03341"))
 
 
 def test_lists_name_every_model_and_task():

@@ -165,7 +165,7 @@ class Shape(NamedTuple):
     d_model: int
 
 
-#: Selected heads, and numbers learned, of each method.
+#: Selected heads, and numbers in the edit, of each method.
 SIZES = {
     "lofit": lambda shape, k: k * shape.d_head,
     "iti": lambda shape, k: k * shape.d_head,
