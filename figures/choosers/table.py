@@ -8,7 +8,7 @@ to uniformly drawn heads alone, uncorrected, and both again for each model. What
 ("detectable") is a true difference of 1.64 + 0.84 standard errors, those of runs around the mean of their group. Random heads
 in the layers of a task's own are a way themselves: they know its layers, and not its heads. Strata are independent, as random
 heads are drawn anew for every task, but for "another task's": one set of heads is in all tasks but its own, so that p of that
-way is too small if a set is good or bad for all.
+way is too small if a set is good or bad for all. (Gradients, too, choose the same heads, or nearly, on two tasks of SmolLM2.)
 
     python -m figures.choosers.table STORE      # written to table.* and summary.* beside this file
 """

@@ -28,8 +28,8 @@ that 1 that it would add last. So the chosen come first, in their order: they le
 is left. A head that repeats another comes late, however large its gradient.
 
 None stands in for the first step on SmolLM2: norms and signed sums are worse than random heads on Truth, Fisher-weighted ones
-pick late heads only on two of six tasks, at which offsets then learn nothing. On Gemma 3 norms do better than the first step
-and than random heads, by .04 and .05; see `figures/choosers`.
+choose a set of late heads on two of six tasks at which offsets learn nothing, and greedy ones do far worse on the same two. On
+Gemma 3 norms do better than random heads and than the first step's, by .05 and .04; see `figures/choosers`.
 """
 
 import math
