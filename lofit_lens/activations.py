@@ -16,10 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lofit_lens import lens
-from lofit_lens.batches import TOKEN_BUDGET, by_length, encode, padded
+from lofit_lens.batches import TOKEN_BUDGET, by_length, encode, run_right_padded
 from lofit_lens.checkpoints import short_sha256
 from lofit_lens.files import allocate, new_file
-from lofit_lens.layout import laid_out, right_padded
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model, exact_fingerprint
 from lofit_lens.packing import packs
@@ -41,7 +40,7 @@ def collect_z(
     """`hook_z` of every head at one token of each `prompt + answer`, of the model as it is, in float32 on the CPU.
 
     Args:
-        model: a TransformerBridge or HookedTransformer with raw weights.
+        model: a TransformerBridge or HookedTransformer with raw weights; an edit that is attached is at work.
         prompts: one or more.
         answers: as many, joined to their prompts as they stand.
         layers: the blocks, in the order of the result; None is all of them. Nothing behind the last of them is run.
@@ -197,6 +196,7 @@ def _refuse_edited(model: LensModel) -> None:
 
 
 def _key(model: LensModel, texts: Sequence[_Text], hooks: Mapping[int, str], shape: tuple[int, ...]) -> str:
+    # Of a bare model: where a prompt ends changes nothing.
     looked_at = [(text.tokens, text.place) for text in texts]
     return short_sha256([exact_fingerprint(model), looked_at, hooks, shape])
 
@@ -215,12 +215,8 @@ def _run(model: LensModel, texts: Sequence[_Text], hooks: Mapping[int, str], fou
                 bar.update(len(pack.indices))
             return
         for group in by_length(map(len, tokens_of), token_budget):
-            tokens, mask = padded(model, [tokens_of[i] for i in group], side="right")
-            # An edit may ask where prompts end.
-            layout = right_padded([texts[i].n_prompt for i in group], tokens.shape[1])
-            places = [texts[i].place for i in group]
-            with laid_out(layout), _watched(model, hooks, found, group, list(range(len(group))), places):
-                lens.plain_forward(model, tokens, mask)
+            with _watched(model, hooks, found, group, list(range(len(group))), [texts[i].place for i in group]):
+                run_right_padded(model, [tokens_of[i] for i in group], [texts[i].n_prompt for i in group])
             bar.update(len(group))
 
 

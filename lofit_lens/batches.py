@@ -1,7 +1,8 @@
 """From text to token tensors: the only place that tokenises and pads.
 
 Prompt and answer are tokenised apart and joined, so it is always exact which tokens are answer tokens. (The published code
-slices template ids by hand, `[2:]` for one tokenizer and `[1:]` for another.)
+slices template ids by hand, `[2:]` for one tokenizer and `[1:]` for another.) Texts that are run for what hooks see of them are
+run here, too, so that an edit always knows where prompts end.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lofit_lens.lens import LensModel, model_device
+from lofit_lens.layout import laid_out, right_padded
+from lofit_lens.lens import LensModel, model_device, plain_forward
 from lofit_lens.tasks.base import Example, names_of
 
 #: Padded tokens that go through the model at once when nothing else is asked for.
@@ -252,6 +254,19 @@ def padded(
         mask[row, place] = 1
     device = model_device(model)
     return tokens.to(device), mask.to(device)
+
+
+def run_right_padded(model: LensModel, texts: Sequence[tuple[int, ...]], prompt_lengths: Sequence[int]) -> None:
+    """Run texts, padded on the right, for what hooks see of them.
+
+    Args:
+        model: with an edit attached or not.
+        texts: token ids.
+        prompt_lengths: how many of each text's are its prompt's, for an edit that asks where prompts end.
+    """
+    tokens, mask = padded(model, texts, side="right")
+    with laid_out(right_padded(prompt_lengths, tokens.shape[1])):
+        plain_forward(model, tokens, mask)
 
 
 def by_length(lengths: Iterable[int], token_budget: int = TOKEN_BUDGET) -> Iterator[list[int]]:

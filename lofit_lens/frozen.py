@@ -22,10 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lofit_lens import lens
-from lofit_lens.batches import TokenSequence, by_length, padded
+from lofit_lens.batches import TokenSequence, by_length, run_right_padded
 from lofit_lens.checkpoints import short_sha256
 from lofit_lens.files import new_file
-from lofit_lens.layout import laid_out, right_padded
 from lofit_lens.lens import LensModel
 from lofit_lens.models import check_model, exact_fingerprint
 from lofit_lens.progress import progress
@@ -127,11 +126,9 @@ class ResidualStore:
         tokens_of = [sequence.read for sequence in sequences]
         with progress(None, "layers below the edit", total=len(sequences)) as bar:
             for keys in by_length(map(len, tokens_of), token_budget):
-                tokens, mask = padded(model, [tokens_of[key] for key in keys], side="right")
-                # Whoever fits on top of an edit that asks for positions has it at work here too.
-                layout = right_padded([len(sequences[key].prompt) for key in keys], tokens.shape[1])
-                with laid_out(layout), lens.ending_early(model, [self._keep_hook(keys, [len(tokens_of[key]) for key in keys])]):
-                    lens.plain_forward(model, tokens, mask)
+                prompt_lengths = [len(sequences[key].prompt) for key in keys]
+                with lens.ending_early(model, [self._keep_hook(keys, [len(tokens_of[key]) for key in keys])]):
+                    run_right_padded(model, [tokens_of[key] for key in keys], prompt_lengths)
                 bar.update(len(keys))
 
     def _keep_hook(self, keys: Sequence[int], lengths: Sequence[int]) -> tuple[str, Any]:

@@ -60,7 +60,7 @@ class JoLA(Trained):
         open_at_start: log_alpha of every gate at the start; 2 makes them 0.96 open, 0 half open.
         epochs: passes over the training data (published: up to 20, with early stopping).
         init_std: of the vectors' start.
-        as_published: the published code's penalty, and its start of the gates; its gates' rate is `gate_lr=5e-3`.
+        as_published: the published code's penalty, and its start of the gates; for its gates' rate ask for `gate_lr=5e-3`.
     """
 
     learning_rate: Positive = 5e-3

@@ -75,14 +75,9 @@ def test_an_edit_that_begins_where_prompts_end_does_so_in_every_batch(llama, pos
             z[:, first:, 1] += offset
             return z
 
-        seen = []
-        hooks = [
-            ("blocks.0.attn.hook_z", from_first),
-            ("blocks.2.attn.hook_z", lambda z, hook, seen=seen: seen.append(z[0, -1])),
-        ]
-        with torch.no_grad(), llama.hooks(fwd_hooks=hooks):
-            llama(ids)
-        plain.append(seen[0])
+        with torch.no_grad(), llama.hooks(fwd_hooks=[("blocks.0.attn.hook_z", from_first)]):
+            _, cache = llama.run_with_cache(ids)
+        plain.append(cache["blocks.2.attn.hook_z"][0, -1])
     edit = ll.HeadIntervention((ll.Head(0, 1),), offset=offset[None], positions=positions)
     with ll.attached(llama, edit):
         for token_budget in (1, 2048):
@@ -142,6 +137,10 @@ def test_other_layers_and_positions_have_files_of_their_own(llama, tmp_path):
             assert torch.equal(kept, collect(llama, PROMPTS, ANSWERS, **given))
             assert passes(lambda collect=collect, given=given: collect(llama, PROMPTS, ANSWERS, folder=tmp_path, **given)) == 0
     assert len(list(tmp_path.iterdir())) == 2 * len(wanted)
+    # The same text, whatever of it is the prompt.
+    whole = [prompt + answer for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
+    parted = [text[:-1] for text in whole], [text[-1] for text in whole]
+    assert passes(lambda: collect_z(llama, *parted, folder=tmp_path)) == 0
     # The same position, said in another way.
     assert passes(lambda: collect_z(llama, PROMPTS[:1], ANSWERS[:1], positions=0, folder=tmp_path)) == 1
     n_tokens = len(encode_prompt(llama, PROMPTS[0] + ANSWERS[0]))
